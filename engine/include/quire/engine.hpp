@@ -177,8 +177,8 @@ class Engine {
   Stats stats() const;              // [any]
   const DeviceChoice& device() const; // immutable after construction [any]
   const ModelInfo& model() const;
-  const Tokenizer& tokenizer() const;        // engine/text/tokenizer.hpp
-  const ChatTemplate* chat_template() const; // null: the model has none
+  std::shared_ptr<const Tokenizer> tokenizer() const; // engine/text/tokenizer.hpp
+  std::shared_ptr<const ChatTemplate> chat_template() const; // null: the model has none
 
  private:
   struct Impl;
