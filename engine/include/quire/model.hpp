@@ -1,5 +1,5 @@
-// What a model file is written with: the configuration it reads (Config), the handles it computes with (Weight, Value)
-// and the recorder of its operations (Builder). Included by plugin.hpp.
+// What a model file is written with: the configuration it reads (ModelConfig), the handles it computes with (Weight,
+// Value) and the recorder of its operations (Builder). Included by plugin.hpp.
 //
 // Shapes: a Weight is [rows, cols], a vector [1, cols]; a Value is [T or R, heads, dim]. Shapes of results follow from
 // their inputs; the host checks them all again and names the op. Errors: Failure with one sentence. Threads: [load].
@@ -20,12 +20,14 @@
 #include <utility>
 
 namespace quire {
+// Authors write quire::Value; the inline namespace keeps these short words apart from the engine's own.
+inline namespace authoring {
 
 // The model's configuration in config.json's words, e.g. integer("hidden_size"), real("rope_scaling.factor"),
 // text("layer_types.0").
-class Config {
+class ModelConfig {
  public:
-  explicit Config(const quire_config& config) : config_(&config) {}
+  explicit ModelConfig(const quire_config& config) : config_(&config) {}
 
   // Weights follow GGUF's conventions: Llama's q and k permuted for interleaved rope, Gemma's norms stored as 1 +
   // weight.
@@ -359,4 +361,5 @@ class Builder {
   uint32_t num_values_ = 0;
 };
 
+} // namespace authoring
 } // namespace quire

@@ -24,6 +24,7 @@
 #include <utility>
 
 namespace quire {
+inline namespace authoring {
 
 // ---- Model ----
 
@@ -31,7 +32,7 @@ class Model {
  public:
   virtual ~Model() = default;
   // Emits the network of the configuration, once. The returned logits become output 0. [load]
-  virtual Value build(const Config& config, Builder& builder) = 0;
+  virtual Value build(const ModelConfig& config, Builder& builder) = 0;
 };
 
 // ---- Sampler ----
@@ -99,6 +100,8 @@ class Backend {
   virtual std::unique_ptr<Instance> create(const quire_create_options& options) = 0; // [load]
 };
 
+} // namespace authoring
+
 // ---- Trampolines ----
 
 namespace glue {
@@ -125,7 +128,7 @@ template <class Class> Class& the_one() {
 template <class Class> struct ModelGlue {
   static void build(void*, const quire_config* config, const quire_builder* builder, quire_status* status) noexcept {
     guarded(status, [&] {
-      const Config known_config(*config);
+      const ModelConfig known_config(*config);
       Builder known_builder(*builder);
       const Value logits = the_one<Class>().build(known_config, known_builder);
       known_builder.output("logits", logits);

@@ -83,27 +83,27 @@ inline const char* op_word(uint32_t kind) noexcept {
 }
 
 // A format's elements and bytes a block; blocks run along K. Source of the block sizes: the GGUF specification.
-struct FormatInfo {
+struct BlockFormat {
   const char* name; // as GGUF writes it
   uint32_t block_elements;
   uint32_t block_bytes;
 };
 
 // nullptr beyond QUIRE_FORMAT_COUNT.
-inline const FormatInfo* format_info(uint32_t format) noexcept {
-  static constexpr std::array<FormatInfo, QUIRE_FORMAT_COUNT> formats = {{{"F32", 1, 4},
-                                                                          {"F16", 1, 2},
-                                                                          {"BF16", 1, 2},
-                                                                          {"Q4_0", 32, 18},
-                                                                          {"Q4_1", 32, 20},
-                                                                          {"Q5_0", 32, 22},
-                                                                          {"Q5_1", 32, 24},
-                                                                          {"Q8_0", 32, 34},
-                                                                          {"Q2_K", 256, 84},
-                                                                          {"Q3_K", 256, 110},
-                                                                          {"Q4_K", 256, 144},
-                                                                          {"Q5_K", 256, 176},
-                                                                          {"Q6_K", 256, 210}}};
+inline const BlockFormat* block_format(uint32_t format) noexcept {
+  static constexpr std::array<BlockFormat, QUIRE_FORMAT_COUNT> formats = {{{"F32", 1, 4},
+                                                                           {"F16", 1, 2},
+                                                                           {"BF16", 1, 2},
+                                                                           {"Q4_0", 32, 18},
+                                                                           {"Q4_1", 32, 20},
+                                                                           {"Q5_0", 32, 22},
+                                                                           {"Q5_1", 32, 24},
+                                                                           {"Q8_0", 32, 34},
+                                                                           {"Q2_K", 256, 84},
+                                                                           {"Q3_K", 256, 110},
+                                                                           {"Q4_K", 256, 144},
+                                                                           {"Q5_K", 256, 176},
+                                                                           {"Q6_K", 256, 210}}};
   return format < formats.size() ? &formats[format] : nullptr;
 }
 
