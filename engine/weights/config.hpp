@@ -1,9 +1,9 @@
 // A model's configuration as flat keys in the words of Hugging Face's config.json, whatever file it came from.
 //
-// Nested keys are joined by dots (`rope_scaling.factor`), elements of arrays too (`architectures.0`, `layer_types.3`). null is absent.
-// What newer files say in other words is also given in the older ones: `rope_parameters.*` as `rope_theta` and
-// `rope_scaling.*`, `text_config.*` at the top level where the top level has no such key.
-// Threads: filled while loading, then [any].
+// Nested keys are joined by dots (`rope_scaling.factor`), elements of arrays too (`architectures.0`, `layer_types.3`).
+// null is absent. What newer files say in other words is also given in the older ones: `rope_parameters.*` as
+// `rope_theta` and `rope_scaling.*`, `text_config.*` at the top level where the top level has no such key. Threads:
+// filled while loading, then [any].
 #pragma once
 
 #include "quire/plugin.h"
@@ -33,7 +33,7 @@ class Config {
   std::optional<bool> boolean(std::string_view key) const;
   const std::string* string(std::string_view key) const;
   std::optional<uint64_t> length(std::string_view key) const; // of an array
-  bool has(std::string_view key) const;                        // as a scalar, an array or an object
+  bool has(std::string_view key) const;                       // as a scalar, an array or an object
 
   // Throw Error «config.json: `hidden_size` is missing …» where the getter above gives nothing.
   int64_t require_integer(std::string_view key) const;

@@ -1,10 +1,10 @@
 // Weight formats: sizes, conversion to float32 and back.
 //
-// A row of a weight is `cols` elements in blocks of `block_elements`, each `block_bytes` long, without padding. Dequantising
-// follows ggml's block layouts to the bit: every product and sum is rounded to float32 in the order the layout defines (source: the GGUF
-// specification; goldens from PyPI's `gguf`). Quantising makes valid blocks of reasonable error, not ggml's optimum: it
-// serves dummy weights and tests.
-// Errors: none; a count that is no whole number of blocks is a programmer's error (assert). [any]: no state.
+// A row of a weight is `cols` elements in blocks of `block_elements`, each `block_bytes` long, without padding.
+// Dequantising follows ggml's block layouts to the bit: every product and sum is rounded to float32 in the order the
+// layout defines (source: the GGUF specification; goldens from PyPI's `gguf`). Quantising makes valid blocks of
+// reasonable error, not ggml's optimum: it serves dummy weights and tests. Errors: none; a count that is no whole
+// number of blocks is a programmer's error (assert). [any]: no state.
 #pragma once
 
 #include "quire/plugin.h"

@@ -1,11 +1,14 @@
-// GGUF, versions 2 and 3, little-endian: a parser that believes nothing (source: the GGUF specification in ggml's docs).
+// GGUF, versions 2 and 3, little-endian: a parser that believes nothing (source: the GGUF specification in ggml's
+// docs).
 //
-// Checked: magic, version, every count and length against the bytes that are left, every size for overflow, nesting of arrays
-// (at most 4), duplicate keys and tensor names, known types, 1 to 4 dimensions of at least 1, rows of whole blocks, alignment a power of
-// two, offsets aligned, tensors inside the file and disjoint. Memory stays within a small multiple of the header's bytes.
+// Checked: magic, version, every count and length against the bytes that are left, every size for overflow, nesting of
+// arrays (at most 4), duplicate keys and tensor names, known types, 1 to 4 dimensions of at least 1, rows of whole
+// blocks, alignment a power of two, offsets aligned, tensors inside the file and disjoint. Memory stays within a small
+// multiple of the header's bytes.
 //
 // Strings and arrays are views into the bytes parsed: they live as long as those (GgufFile owns the mapping).
-// Errors: quire::Error, one sentence that names the file, the key or tensor, and the fix. Threads: immutable once parsed: [any].
+// Errors: quire::Error, one sentence that names the file, the key or tensor, and the fix. Threads: immutable once
+// parsed: [any].
 #pragma once
 
 #include <cstddef>
@@ -24,8 +27,19 @@ namespace quire {
 class MappedFile;
 
 enum class GgufType : uint32_t {
-  Uint8 = 0, Int8 = 1, Uint16 = 2, Int16 = 3, Uint32 = 4, Int32 = 5, Float32 = 6, Bool = 7, String = 8, Array = 9,
-  Uint64 = 10, Int64 = 11, Float64 = 12
+  Uint8 = 0,
+  Int8 = 1,
+  Uint16 = 2,
+  Int16 = 3,
+  Uint32 = 4,
+  Int32 = 5,
+  Float32 = 6,
+  Bool = 7,
+  String = 8,
+  Array = 9,
+  Uint64 = 10,
+  Int64 = 11,
+  Float64 = 12
 };
 
 // Elements are read on demand: an array of numbers stays in the file's bytes.
@@ -48,7 +62,8 @@ class GgufArray {
 
 struct GgufValue {
   GgufType type = GgufType::Uint8;
-  std::variant<uint64_t, int64_t, double, bool, std::string_view, GgufArray> value; // by type: unsigned, signed, float, …
+  std::variant<uint64_t, int64_t, double, bool, std::string_view, GgufArray>
+      value; // by type: unsigned, signed, float, …
 };
 
 struct GgufTensor {
@@ -72,7 +87,9 @@ class GgufFile {
   const std::string& name() const { return name_; } // the file's
   const std::shared_ptr<const MappedFile>& file() const { return file_; }
   std::span<const GgufTensor> tensors() const { return tensors_; } // in the header's order
-  std::span<const std::byte> data(const GgufTensor& tensor) const { return bytes_.subspan(tensor.offset, tensor.bytes); }
+  std::span<const std::byte> data(const GgufTensor& tensor) const {
+    return bytes_.subspan(tensor.offset, tensor.bytes);
+  }
 
   // Metadata: the value if the key is there, of that kind and in range; integers are reals too.
   const GgufValue* find(std::string_view key) const;

@@ -1,12 +1,14 @@
 // A file mapped read-only.
 //
-// If the file shrinks while mapped, the kernel answers a read behind its new end with SIGBUS (hazard 31). The first MappedFile installs a
-// process-wide SIGBUS handler that knows all mappings: it puts a page of zeros where the fault was, marks the mapping as
-// damaged and lets the read go on; a fault elsewhere goes to the handler that was there before. So the process survives, and
-// check_unchanged() tells. Policy: parsers call it when they are done, loaders when the last weight is on its device. Backends that read weights in place
-// while serving (the reference interpreter) compute with zeros from then on; damaged() is cheap enough to ask once a step.
+// If the file shrinks while mapped, the kernel answers a read behind its new end with SIGBUS (hazard 31). The first
+// MappedFile installs a process-wide SIGBUS handler that knows all mappings: it puts a page of zeros where the fault
+// was, marks the mapping as damaged and lets the read go on; a fault elsewhere goes to the handler that was there
+// before. So the process survives, and check_unchanged() tells. Policy: parsers call it when they are done, loaders
+// when the last weight is on its device. Backends that read weights in place while serving (the reference interpreter)
+// compute with zeros from then on; damaged() is cheap enough to ask once a step.
 //
-// Errors: quire::Error, one sentence that names the file and the fix. Threads: [any]; the file is mapped until the last owner goes.
+// Errors: quire::Error, one sentence that names the file and the fix. Threads: [any]; the file is mapped until the last
+// owner goes.
 #pragma once
 
 #include <cstddef>

@@ -1,14 +1,15 @@
-// What `--model FILE|DIR` names: a GGUF file (split ones too) or a Hugging Face folder. Gives the configuration, the weights, where
-// the tokenizer lies, the chat template and the defaults of generation.
+// What `--model FILE|DIR` names: a GGUF file (split ones too) or a Hugging Face folder. Gives the configuration, the
+// weights, where the tokenizer lies, the chat template and the defaults of generation.
 //
-// Weights stay in the mapped file (see mapped_file.hpp for what happens if it shrinks). Every tensor goes by its Hugging Face name and
-// has its shape outermost first ([N, K]), whatever the file calls it. GGUF's own tensors without a counterpart keep their names:
-// `rope_freqs.weight` (F32 [rotary_dim / 2], divides the frequencies: llama3 scaling worked out), `rope_factors_long.weight`,
-// `rope_factors_short.weight`.
-// Stacked experts go by `model.layers.0.mlp.experts.gate_proj.weight` [experts, N, K] (also up_proj, down_proj); a checkpoint that has them one by
-// one (`…mlp.experts.7.gate_proj.weight`, `…block_sparse_moe.experts.7.w1.weight`) has them stacked in memory on first use.
-// GGUF conventions (from_gguf()): q and k of the families llama (with mistral, mixtral), granite and smollm3 are permuted for interleaved rope; qwen,
-// gemma and phi are not; Gemma's norms hold weight + 1. `config().string("gguf.architecture")` says which family.
+// Weights stay in the mapped file (see mapped_file.hpp for what happens if it shrinks). Every tensor goes by its
+// Hugging Face name and has its shape outermost first ([N, K]), whatever the file calls it. GGUF's own tensors without
+// a counterpart keep their names: `rope_freqs.weight` (F32 [rotary_dim / 2], divides the frequencies: llama3 scaling
+// worked out), `rope_factors_long.weight`, `rope_factors_short.weight`. Stacked experts go by
+// `model.layers.0.mlp.experts.gate_proj.weight` [experts, N, K] (also up_proj, down_proj); a checkpoint that has them
+// one by one (`…mlp.experts.7.gate_proj.weight`, `…block_sparse_moe.experts.7.w1.weight`) has them stacked in memory on
+// first use. GGUF conventions (from_gguf()): q and k of the families llama (with mistral, mixtral), granite and smollm3
+// are permuted for interleaved rope; qwen, gemma and phi are not; Gemma's norms hold weight + 1.
+// `config().string("gguf.architecture")` says which family.
 //
 // Errors: quire::Error, one sentence that names the file, the tensor and the fix.
 // Threads: [load] for open, weight, bind and write_dummy; the const members are [any].
@@ -45,8 +46,8 @@ struct TensorEntry {
 };
 
 struct LoadOptions {
-  bool dummy = false;                  // --load-format dummy: only a configuration is read, weights are made up
-  uint32_t dummy_format = QUIRE_BF16;  // --load-format dummy:FORMAT
+  bool dummy = false;                 // --load-format dummy: only a configuration is read, weights are made up
+  uint32_t dummy_format = QUIRE_BF16; // --load-format dummy:FORMAT
   uint64_t dummy_seed = 0;
 };
 
@@ -66,8 +67,9 @@ struct GenerationDefaults {
 
 class ModelFiles {
  public:
-  // path: a .gguf file (any part of a split one), a folder with config.json and *.safetensors, or a folder with exactly one GGUF model.
-  // With options.dummy: a folder with config.json, a config.json (any .json file), or a GGUF whose tensors are then ignored.
+  // path: a .gguf file (any part of a split one), a folder with config.json and *.safetensors, or a folder with exactly
+  // one GGUF model. With options.dummy: a folder with config.json, a config.json (any .json file), or a GGUF whose
+  // tensors are then ignored.
   static std::unique_ptr<ModelFiles> open(const std::filesystem::path& path, const LoadOptions& options = {});
   ~ModelFiles();
   ModelFiles(const ModelFiles&) = delete;
@@ -81,12 +83,15 @@ class ModelFiles {
   const std::string& architecture() const;
   const std::string& name() const; // general.name, or the file's or folder's own name
 
-  // The tensor as the file has it; nullptr where there is none (always, for dummies). Throws where its format can't be read.
+  // The tensor as the file has it; nullptr where there is none (always, for dummies). Throws where its format can't be
+  // read.
   const TensorEntry* find(std::string_view name) const;
-  // For binding to a program: the tensor of this name, checked against `shape` ([cols], [rows, cols] or [experts, rows, cols]; leading ones
-  // don't count), stacked, realigned or made up where need be. `reason` is added to the sentence of a wrong shape («hidden_size»).
-  // Missing: nullptr if optional, else an Error. A dummy has the optional weights that its configuration implies.
-  const TensorEntry* weight(std::string_view name, std::span<const uint64_t> shape, bool optional, std::string_view reason = {});
+  // For binding to a program: the tensor of this name, checked against `shape` ([cols], [rows, cols] or [experts, rows,
+  // cols]; leading ones don't count), stacked, realigned or made up where need be. `reason` is added to the sentence of
+  // a wrong shape («hidden_size»). Missing: nullptr if optional, else an Error. A dummy has the optional weights that
+  // its configuration implies.
+  const TensorEntry* weight(std::string_view name, std::span<const uint64_t> shape, bool optional,
+                            std::string_view reason = {});
   // The same by the ABI's request: fills format and planes[0]; false where an optional one is absent.
   bool bind(quire_weight& request, bool optional);
 
@@ -105,15 +110,17 @@ class ModelFiles {
   // The tokenizer: tokenizer.json's path, else the GGUF that holds the vocabulary, else neither (a dummy without one).
   const std::optional<std::filesystem::path>& tokenizer_json() const;
   const GgufFile* gguf() const; // the (first) GGUF file, else nullptr
-  // tokenizer_config.json, or the same words from GGUF: bos_token, eos_token, unk_token, pad_token as strings, add_bos_token, add_eos_token.
+  // tokenizer_config.json, or the same words from GGUF: bos_token, eos_token, unk_token, pad_token as strings,
+  // add_bos_token, add_eos_token.
   const Config& tokenizer_config() const;
-  // The Jinja source, if the checkpoint has one. `kind`: a named template among several («tool_use», «rag»); empty = the default one.
+  // The Jinja source, if the checkpoint has one. `kind`: a named template among several («tool_use», «rag»); empty =
+  // the default one.
   const std::string* chat_template(std::string_view kind = {}) const;
   const GenerationDefaults& generation_defaults() const;
 
-  // Writes what weight() was asked for (build the program first) as a model that can be opened without `dummy`: config.json and safetensors
-  // shards of at most shard_bytes for F32, F16 and BF16; for block formats one GGUF. The folder is made; existing files of the same
-  // names are replaced. progress(done, total) in bytes. Dummies only.
+  // Writes what weight() was asked for (build the program first) as a model that can be opened without `dummy`:
+  // config.json and safetensors shards of at most shard_bytes for F32, F16 and BF16; for block formats one GGUF. The
+  // folder is made; existing files of the same names are replaced. progress(done, total) in bytes. Dummies only.
   void write_dummy(const std::filesystem::path& folder, uint64_t shard_bytes = 5ull << 30,
                    const std::function<void(uint64_t, uint64_t)>& progress = {}) const;
 
@@ -125,6 +132,7 @@ class ModelFiles {
 
 // «model.safetensors: tensor `x` is [1536, 576], expected [1536, 512] from config.json (hidden_size)».
 std::string wrong_shape_sentence(std::string_view file, std::string_view tensor, std::span<const uint64_t> is,
-                                 std::span<const uint64_t> expected, std::string_view config_source, std::string_view reason);
+                                 std::span<const uint64_t> expected, std::string_view config_source,
+                                 std::string_view reason);
 
 } // namespace quire
