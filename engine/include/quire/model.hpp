@@ -18,6 +18,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace quire {
 // Authors write quire::Value; the inline namespace keeps these short words apart from the engine's own.
@@ -182,6 +183,14 @@ class Builder {
     return rotation;
   }
 
+  // Plain frequencies of base theta, whatever scaling the configuration has for other layers.
+  Rotation plain_rotation(quire_rope_kind kind, double theta, uint32_t rotary_dim) {
+    std::vector<float> frequencies(rotary_dim / 2);
+    for (uint32_t i = 0; i < frequencies.size(); ++i)
+      frequencies[i] = 1.0f / std::pow(float(theta), float(2 * i) / float(rotary_dim));
+    return {kind, rotary_dim, constant("rope.plain." + std::to_string(theta), frequencies), 1};
+  }
+
   // -- the cache --
   // One layer's cache; window 0 sees all positions.
   KvLayer kv_layer(uint32_t kv_heads, uint32_t k_dim, uint32_t v_dim, uint32_t window = 0) {
@@ -216,6 +225,12 @@ class Builder {
     op.out[1] = sum.id;
     return {finish(op, x.rows, x.heads, x.dim), sum};
   }
+  // norm(x + y), where the sum itself is not needed
+  Value sum_norm(Value x, Value y, Weight weight, double epsilon, const NormOptions& options = {}) {
+    quire_op op = start(QUIRE_OP_NORM, x, y);
+    op.u.norm = {uint32_t(options.kind), weight.id, options.bias.id, float(epsilon), options.weight_offset};
+    return finish(op, x.rows, x.heads, x.dim);
+  }
   // [rows, sum N]: the parts side by side
   Value linear(Value x, std::initializer_list<Part> parts, const LinearOptions& options = {}) {
     if (parts.size() == 0 || parts.size() > QUIRE_MAX_PARTS)
@@ -236,7 +251,7 @@ class Builder {
   // Columns [offset, offset + heads * dim) of x; no op, no copy.
   Value view(Value x, uint32_t offset, uint32_t heads, uint32_t dim) {
     Value view{0, x.rows, heads, dim, x.root != 0 ? x.root : x.id, x.offset + offset};
-    const std::string name = "v" + std::to_string(num_values_ + 1);
+    const std::string name = numbered("v");
     const quire_value value{name.c_str(), x.rows, heads, dim, QUIRE_REAL, view.root, view.offset};
     view.id = record(value);
     return view;
@@ -333,9 +348,13 @@ class Builder {
     builder_.op(builder_.self, &op, sizeof(op), status);
     status.check();
   }
+  std::string numbered(const char* word) const {
+    std::string name = word;
+    return name += std::to_string(num_values_ + 1);
+  }
   // Named by its op and number: `linear12`.
   Value new_value(uint32_t kind, uint32_t rows, uint32_t heads, uint32_t dim, quire_dtype dtype) {
-    const std::string name = op_word(kind) + std::to_string(num_values_ + 1);
+    const std::string name = numbered(op_word(kind));
     const quire_value value{name.c_str(), rows, heads, dim, uint32_t(dtype), 0, 0};
     return {record(value), rows, heads, dim, 0, 0};
   }
