@@ -1,5 +1,6 @@
-// The vocabulary of a GGUF file as plain data: what engine/weights reads out of the metadata and the tokenizer is built from. Any thread; no
-// behaviour. Every field names the metadata key that it comes from; what a file lacks stays at its default here, and the tokenizer decides.
+// The vocabulary of a GGUF file as plain data: what engine/weights reads out of the metadata and the tokenizer is built
+// from. Any thread; no behaviour. Every field names the metadata key that it comes from; what a file lacks stays at its
+// default here, and the tokenizer decides.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +22,11 @@ enum class GgufTokenType : int32_t {
 };
 
 struct GgufVocabulary {
-  std::string model;      // tokenizer.ggml.model: "gpt2" (byte-level BPE) or "llama" (SentencePiece-style BPE); others are refused
+  std::string
+      model; // tokenizer.ggml.model: "gpt2" (byte-level BPE) or "llama" (SentencePiece-style BPE); others are refused
   std::string pre;        // tokenizer.ggml.pre: names the pre-tokenizer of a "gpt2" model; empty means "default"
-  std::string model_name; // general.name: only for families whose special tokens swallow white space (Phi-3), which GGUF can't say
+  std::string model_name; // general.name: only for families whose special tokens swallow white space (Phi-3), which
+                          // GGUF can't say
 
   std::vector<std::string> tokens;  // tokenizer.ggml.tokens      [vocab_size]
   std::vector<int32_t> token_types; // tokenizer.ggml.token_type  [vocab_size], or empty: all normal
