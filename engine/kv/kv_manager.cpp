@@ -402,9 +402,7 @@ void KvManager::done(Ticket ticket) {
 }
 
 void KvManager::idle() {
-  if (done_ >= building_) return;
-  done(building_);
-  ++building_; // the next step has a ticket that is not done
+  if (done_ < building_) done(building_);
 }
 
 void KvManager::take_transfers(KvTransfers& out) {
