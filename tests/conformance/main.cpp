@@ -1,0 +1,126 @@
+// quire-tests: the conformance of a backend, on any machine that has only a driver.
+//
+//   quire-tests conformance --backend reference|vulkan|cuda [--plugin FILE] [--device N] [--threads N] [--full] [--seed
+//   S]
+//                           [--filter OP] [--validate] [--cache-dir DIR] [--gtest_...]
+//
+// Exit codes: 0 passed, 1 failed, 2 wrong use, 77 the backend is not there (meson: skipped).
+#include "conformance/harness.hpp"
+#include "support/backend_session.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace quire::tests {
+
+Options& options() {
+  static Options options;
+  return options;
+}
+
+const quire_plugin*& backend_plugin() {
+  static const quire_plugin* plugin = nullptr;
+  return plugin;
+}
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) {
+  std::fprintf(stderr,
+               "quire-tests: %s\nusage: quire-tests conformance [--backend NAME] [--plugin FILE] [--device N] "
+               "[--threads N] [--full] "
+               "[--seed S] [--filter OP] [--validate] [--cache-dir DIR]\n",
+               what.c_str());
+  std::exit(2);
+}
+
+uint64_t number(const std::string& flag, const std::string& text) {
+  char* end = nullptr;
+  const uint64_t value = std::strtoull(text.c_str(), &end, 10);
+  if (text.empty() || *end != '\0') refuse(flag + " wants a number, not «" + text + "»");
+  return value;
+}
+
+void parse(int argc, char** argv) {
+  Options& o = options();
+  if (const char* full = std::getenv("QUIRE_FULL")) o.full = std::strcmp(full, "1") == 0;
+  if (argc < 2 || std::strcmp(argv[1], "conformance") != 0) refuse("the first word must be conformance");
+  for (int i = 2; i < argc; ++i) {
+    const std::string flag = argv[i];
+    const auto value = [&]() -> std::string {
+      if (i + 1 >= argc) refuse(flag + " wants a value");
+      return argv[++i];
+    };
+    if (flag == "--backend")
+      o.backend = value();
+    else if (flag == "--plugin")
+      o.plugin = value();
+    else if (flag == "--filter")
+      o.filter = value();
+    else if (flag == "--cache-dir")
+      o.cache_dir = value();
+    else if (flag == "--device")
+      o.device = static_cast<uint32_t>(number(flag, value()));
+    else if (flag == "--threads")
+      o.threads = static_cast<uint32_t>(number(flag, value()));
+    else if (flag == "--seed")
+      o.seed = number(flag, value());
+    else if (flag == "--full")
+      o.full = true;
+    else if (flag == "--validate")
+      o.validate = true;
+    else
+      refuse("unknown argument " + flag);
+  }
+}
+
+// «kv_store» finds the suite KvStore; any other text is matched as it is.
+std::string gtest_filter(const std::string& word) {
+  std::string camel;
+  bool upper = true;
+  for (const char c : word) {
+    if (c != '_') camel += upper ? static_cast<char>(std::toupper(static_cast<unsigned char>(c))) : c;
+    upper = c == '_';
+  }
+  return camel + ".*:*" + word + "*";
+}
+
+} // namespace
+} // namespace quire::tests
+
+int main(int argc, char** argv) {
+  using namespace quire::tests;
+  testing::InitGoogleTest(&argc, argv);
+  parse(argc, argv);
+  if (!options().filter.empty()) testing::GTEST_FLAG(filter) = gtest_filter(options().filter);
+  std::string why;
+  backend_plugin() = find_backend(options().backend, options().plugin, &why);
+  if (!backend_plugin()) {
+    std::fprintf(stderr, "quire-tests: skipped: %s\n", why.c_str());
+    return 77;
+  }
+  const auto& table = *static_cast<const quire_backend*>(backend_plugin()->table);
+  quire_status status{};
+  const uint32_t devices = table.device_count(table.self, &status);
+  quire_device_info info{};
+  if (status.code == QUIRE_OK && options().device < devices)
+    table.device_info(table.self, options().device, &info, &status);
+  if (status.code != QUIRE_OK || options().device >= devices || !info.usable) {
+    std::fprintf(stderr, "quire-tests: skipped: %s has no usable device %u %s%s\n", options().backend.c_str(),
+                 options().device, status.message, info.note);
+    return 77;
+  }
+  std::printf("quire-tests: backend %s %s on %s (%s), seed %llu%s\n", backend_plugin()->id, backend_plugin()->version,
+              info.name, info.driver, static_cast<unsigned long long>(options().seed), options().full ? ", full" : "");
+  const int result = RUN_ALL_TESTS();
+  std::printf("largest error of an element %.2f of %.0f allowed, of a row %.2f of %.0f (tests/support/tolerance.hpp)\n",
+              worst().element, kElementMargin, worst().row, kRowMargin);
+  const testing::UnitTest& tests = *testing::UnitTest::GetInstance();
+  std::printf("%d passed, %d failed\n", tests.successful_test_count(), tests.failed_test_count());
+  return result;
+}

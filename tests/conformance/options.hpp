@@ -1,0 +1,27 @@
+// What `quire-tests conformance` was asked for.
+#pragma once
+
+#include "quire/plugin.h"
+
+#include <cstdint>
+#include <string>
+
+namespace quire::tests {
+
+struct Options {
+  std::string backend = "reference";
+  std::string plugin; // a library; empty = where plugins are found
+  std::string filter; // an op's word, or any part of a test's name
+  std::string cache_dir;
+  uint32_t device = 0;
+  uint32_t threads = 0;
+  bool full = false;
+  bool validate = false;
+  uint64_t seed = 1;
+};
+
+// Set once by main, before any test.
+Options& options();
+const quire_plugin*& backend_plugin();
+
+} // namespace quire::tests
