@@ -38,8 +38,8 @@ class Llama : public quire::Model {
     // x W^T (+ bias), where the configuration, the family or the file has one
     const auto part = [&](const std::string& name, uint32_t n, uint32_t k, bool biased, quire_shard shard) {
       const quire_shard bias_shard = shard == QUIRE_SHARD_ROWS ? QUIRE_SHARD_ROWS : QUIRE_REPLICATE;
-      return Part(b.matrix(name + ".weight", n, k, shard),
-                  biased ? b.vector(name + ".bias", n, bias_shard) : b.optional_vector(name + ".bias", n, bias_shard));
+      const Weight weight = b.matrix(name + ".weight", n, k, shard);
+      return Part(weight, biased ? b.vector(name + ".bias", n, bias_shard) : b.optional_vector(name + ".bias", n, bias_shard));
     };
     const auto head_norm = [&](Value x, const std::string& name) { // Qwen3
       const Weight weight = qwen3 ? b.vector(name, head_dim) : b.optional_vector(name, head_dim);
@@ -74,8 +74,8 @@ class Llama : public quire::Model {
       auto [g, t] = b.add_norm(s, y, b.vector(layer + "post_attention_layernorm.weight", dim), epsilon);
       const Value gate_up = b.linear(g, {part(mlp + "gate_proj", hidden, dim, mlp_bias, QUIRE_SHARD_ROWS),
                                          part(mlp + "up_proj", hidden, dim, mlp_bias, QUIRE_SHARD_ROWS)});
-      const Value gated = b.glu(b.view(gate_up, 0, 1, hidden), b.view(gate_up, hidden, 1, hidden), QUIRE_ACT_SILU);
-      y = b.linear(gated, {part(mlp + "down_proj", dim, hidden, mlp_bias, QUIRE_SHARD_COLUMNS)},
+      const Value gate = b.view(gate_up, 0, 1, hidden), up = b.view(gate_up, hidden, 1, hidden);
+      y = b.linear(b.glu(gate, up, QUIRE_ACT_SILU), {part(mlp + "down_proj", dim, hidden, mlp_bias, QUIRE_SHARD_COLUMNS)},
                    {.scale = residual_scale});
       x = t;
     }

@@ -174,10 +174,8 @@ inline BufferPlan plan_buffers(const quire_program& program, const quire_limits&
     for (const uint32_t id : program.ops[op].in) touch(id, launch_of(op));
     for (const uint32_t id : program.ops[op].out) touch(id, launch_of(op));
   }
-  std::vector<uint8_t> is_output(program.num_values, 0); // by root
   for (uint32_t output = 0; output < program.num_outputs; ++output) {
     const uint32_t root = root_of(program, program.outputs[output].value);
-    is_output[root - 1] = 1;
     plan.places[root - 1].last_launch = plan.num_launches;
   }
 
@@ -187,9 +185,9 @@ inline BufferPlan plan_buffers(const quire_program& program, const quire_limits&
   const auto may_take_over = [&](uint32_t in, uint32_t out, uint32_t launch) {
     if (in == 0 || out == 0 || program.values[in - 1].parent != 0 || box_of[in - 1] == never) return false;
     const ValuePlace &from = plan.places[in - 1], &to = plan.places[out - 1];
-    return from.bytes != 0 && to.bytes != 0 && from.last_launch == launch && is_output[in - 1] == 0 &&
-           program.values[in - 1].rows == program.values[out - 1].rows && from.row_stride == to.row_stride &&
-           from.element_bytes == to.element_bytes && boxes[box_of[in - 1]].last_launch == launch;
+    return from.bytes != 0 && to.bytes != 0 && program.values[in - 1].rows == program.values[out - 1].rows &&
+           from.row_stride == to.row_stride && from.element_bytes == to.element_bytes &&
+           boxes[box_of[in - 1]].last_launch == launch;
   };
   for (uint32_t index = 0; index < program.num_ops; ++index) {
     const quire_op& op = program.ops[index];

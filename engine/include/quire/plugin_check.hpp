@@ -115,14 +115,17 @@ inline bool only_zeros_beyond(const void* element, std::size_t known, std::size_
   return given <= known || std::all_of(bytes + known, bytes + given, [](unsigned char byte) { return byte == 0; });
 }
 
+inline std::string abi_text() {
+  std::string text = "plugin ABI ";
+  return text.append(std::to_string(QUIRE_ABI_MAJOR)).append(".").append(std::to_string(QUIRE_ABI_MINOR));
+}
+
 // A copy of a struct as this receiver knows it: missing fields are zero, unknown ones must be. `what` names it for the
 // error.
 template <class T> T known_part(const void* given, std::size_t given_size, const std::string& what) {
   static_assert(std::is_trivially_copyable_v<T>);
   if (!only_zeros_beyond(given, sizeof(T), given_size))
-    throw Failure(QUIRE_UNSUPPORTED, what + " uses a field newer than this plugin (ABI " +
-                                         std::to_string(QUIRE_ABI_MAJOR) + "." + std::to_string(QUIRE_ABI_MINOR) +
-                                         "): update the plugin");
+    throw Failure(QUIRE_UNSUPPORTED, what + " uses a field that " + abi_text() + " does not have: update what reads it");
   T known{};
   std::memcpy(&known, given, std::min(given_size, sizeof(T)));
   return known;
@@ -191,10 +194,9 @@ inline void check_op(const quire_op& op, uint32_t index) {
   const std::string name =
       "op " + std::to_string(index) + " (" + op_word(op.kind) + ", layer " + std::to_string(op.layer) + ")";
   if (op.kind == QUIRE_OP_NONE || op.kind >= QUIRE_OP_KIND_COUNT)
-    throw Failure(QUIRE_UNSUPPORTED, name + " has kind " + std::to_string(op.kind) +
-                                         ", which this plugin does not know: update the plugin");
+    throw Failure(QUIRE_UNSUPPORTED, name + " has kind " + std::to_string(op.kind) + ", which " + abi_text() + " does not have");
   if (!only_zeros_beyond(&op.u, op_parameter_bytes(op.kind), sizeof(op.u)))
-    throw Failure(QUIRE_UNSUPPORTED, name + " uses a parameter newer than this plugin: update the plugin");
+    throw Failure(QUIRE_UNSUPPORTED, name + " uses a parameter that " + abi_text() + " does not have");
 }
 
 // A program at the struct sizes of this receiver; refuses unknown ops and fields. References the giver's memory where
