@@ -402,7 +402,9 @@ void KvManager::done(Ticket ticket) {
 }
 
 void KvManager::idle() {
-  if (done_ < building_) done(building_);
+  if (done_ >= building_) return;
+  done(building_);
+  ++building_; // the next step has a ticket that is not done
 }
 
 void KvManager::take_transfers(KvTransfers& out) {
