@@ -1,5 +1,7 @@
 #include "reference/compiled_program.hpp"
 
+#include "program/validate.hpp"
+#include "quire/error.hpp"
 #include "quire/plugin_check.hpp"
 #include "reference/ops.hpp"
 #include "weights/formats.hpp"
@@ -31,25 +33,24 @@ void check_limits(const quire_limits& limits, const std::string& program) {
     fail("limits.kv_format " + std::to_string(limits.kv_format) + " must be F32, F16 or BF16");
 }
 
+// The host's whole validation: what compiles here needs no further check in the ops.
+const quire_program& checked(const quire_program& program) {
+  try {
+    validate(program);
+  } catch (const Error& error) {
+    throw Failure(QUIRE_INVALID, error.what());
+  }
+  return program;
+}
+
 } // namespace
 
 Weight::Weight(const quire_weight& weight)
     : name_(weight.name ? weight.name : "?"), format_(weight.format),
       num_rows_(std::max<uint64_t>(weight.experts, 1) * weight.rows), cols_(weight.cols), row_bytes_(0),
       data_(static_cast<const std::byte*>(weight.planes[0].data)) {
-  const BlockFormat* format = block_format(format_);
-  if (!format)
-    throw Failure(QUIRE_UNSUPPORTED, "weight " + name_ + " has format " + std::to_string(format_) +
-                                         ", which the reference backend does not know");
-  if (cols_ == 0 || num_rows_ == 0 || cols_ % format->block_elements != 0)
-    throw Failure(QUIRE_INVALID, "weight " + name_ + " has rows of " + std::to_string(cols_) +
-                                     " elements, expected a multiple of " + std::to_string(format->block_elements) +
-                                     " for " + format->name);
-  row_bytes_ = cols_ / format->block_elements * format->block_bytes;
-  if (weight.planes[0].bytes / row_bytes_ < num_rows_)
-    throw Failure(QUIRE_INVALID, "weight " + name_ + " has " + std::to_string(weight.planes[0].bytes) +
-                                     " bytes of data, expected " + std::to_string(num_rows_) + " rows of " +
-                                     std::to_string(row_bytes_));
+  const BlockFormat& format = *block_format(format_);
+  row_bytes_ = cols_ / format.block_elements * format.block_bytes;
   if (num_rows_ == 1) {
     vector_.resize(cols_);
     dequantize(format_, data_, cols_, vector_.data());
@@ -65,8 +66,9 @@ const float* Weight::rows(uint64_t first, uint64_t count, float* scratch) const 
 }
 
 CompiledProgram::CompiledProgram(const quire_program& program, const quire_limits& limits, unsigned num_workers)
-    : limits_(limits), vocab_size_(program.vocab_size), values_(program.values, program.values + program.num_values),
-      ops_(program.ops, program.ops + program.num_ops), num_workers_(num_workers) {
+    : limits_(limits), vocab_size_(checked(program).vocab_size),
+      values_(program.values, program.values + program.num_values), ops_(program.ops, program.ops + program.num_ops),
+      num_workers_(num_workers) {
   check_limits(limits, program.name ? program.name : "?");
   kv_layers_.assign(program.kv_layers, program.kv_layers + program.num_kv_layers);
   kv_groups_.assign(program.kv_groups, program.kv_groups + program.num_kv_groups);

@@ -33,8 +33,7 @@ TEST(Embed, EveryFormatIsRead) {
     p.ops.back().u.embed.scale = h.random().pick({0.0f, 1.0f, 24.5f});
     p.extra_output(out);
     p.add_plain_logits(h.random());
-    h.check(p, {plain_step(tokens, 3, h.random())},
-            std::string(format_shape(format).name) + " [" + std::to_string(dim) + "]");
+    h.check(p, {plain_step(tokens, 3, h.random())}, describe(format_shape(format).name, " [", dim, "]"));
   }
 }
 
@@ -43,6 +42,7 @@ TEST(Embed, LearnedPositionsAreAdded) {
   for (int i = 0; i < h.cases(2); ++i) {
     const uint32_t tokens = h.random().integer(2, 200), dim = odd_width(h.random(), 400);
     TestProgram p = program_for(tokens);
+    p.max_context = 512;
     const uint32_t out = p.embed(p.random_weight(QUIRE_F32, 0, p.vocab_size, dim, 1, h.random()));
     p.ops.back().u.embed.positions =
         p.random_weight(h.random().pick({QUIRE_F32, QUIRE_F16}), 0, 512, dim, 1, h.random());
@@ -53,7 +53,7 @@ TEST(Embed, LearnedPositionsAreAdded) {
     const LogicalStep first = plain_step(tokens, 2, h.random());
     LogicalStep second = plain_step(tokens / 2, 2, h.random());
     second.parts.push_back({7, std::vector<int32_t>(tokens - tokens / 2, 1)});
-    h.check(p, {first, second}, "dim " + std::to_string(dim));
+    h.check(p, {first, second}, describe("dim ", dim));
   }
 }
 
@@ -101,7 +101,7 @@ TEST(Add, RowsAreAdded) {
     p.op(QUIRE_OP_ADD, {a, b}, {out});
     p.extra_output(out);
     p.add_plain_logits(h.random());
-    h.check(p, {plain_step(tokens, 1, h.random())}, "[" + std::to_string(tokens) + ", " + std::to_string(width) + "]");
+    h.check(p, {plain_step(tokens, 1, h.random())}, describe("[", tokens, ", ", width, "]"));
   }
 }
 
@@ -117,8 +117,7 @@ TEST(Mul, RowsColumnsAndScalarsAreMultiplied) {
     if (i % 3 == 2) op.u.mul.weight = p.vector({0.375f});
     p.extra_output(out);
     p.add_plain_logits(h.random());
-    h.check(p, {plain_step(tokens, 1, h.random())},
-            "kind " + std::to_string(i % 3) + ", width " + std::to_string(width));
+    h.check(p, {plain_step(tokens, 1, h.random())}, describe("kind ", i % 3, ", width ", width));
   }
 }
 
@@ -134,8 +133,7 @@ TEST(Glu, EveryActivationGates) {
           activation;
       p.extra_output(out);
       p.add_plain_logits(h.random());
-      h.check(p, {plain_step(tokens, 1, h.random())},
-              "activation " + std::to_string(activation) + ", width " + std::to_string(width));
+      h.check(p, {plain_step(tokens, 1, h.random())}, describe("activation ", activation, ", width ", width));
     }
 }
 
@@ -147,8 +145,7 @@ TEST(GatherRows, WantedRowsAreTakenInOrder) {
     p.extra_output(p.gather_rows(p.input(width, h.random())));
     p.add_plain_logits(h.random());
     const uint32_t rows = i == 0 ? tokens : i == 1 ? 0 : h.random().integer(1, tokens);
-    h.check(p, {plain_step(tokens, rows, h.random())},
-            std::to_string(rows) + " of " + std::to_string(tokens) + " rows");
+    h.check(p, {plain_step(tokens, rows, h.random())}, describe(rows, " of ", tokens, " rows"));
   }
 }
 
@@ -160,7 +157,7 @@ TEST(Collective, OneRankIsTheIdentity) {
     p.op(QUIRE_OP_COLLECTIVE, {in}, {out}).u.collective.kind = kind;
     p.extra_output(out);
     p.add_plain_logits(h.random());
-    h.check(p, {plain_step(37, 1, h.random())}, "kind " + std::to_string(kind));
+    h.check(p, {plain_step(37, 1, h.random())}, describe("kind ", kind));
   }
 }
 

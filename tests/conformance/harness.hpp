@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -83,6 +84,13 @@ struct Worst {
   double element = 0, row = 0;
 };
 Worst& worst();
+
+// The parts as one text.
+template <class... Parts> std::string describe(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
 
 // One sequence of T fresh tokens 0 .. T - 1 and `rows` of them wanted.
 LogicalStep plain_step(uint32_t tokens, uint32_t rows, Random& random);

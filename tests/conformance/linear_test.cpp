@@ -127,7 +127,7 @@ TEST(Linear, AWeightBeyond128MiB) {
   p.add_output("logits", logits);
   p.extra_output(hidden);
   const LogicalStep step{{{0, {0, 131071, 131072, 136999, 70000}}}, {2, 4}};
-  h.check(p, {step}, "tied embedding of " + std::to_string(rows) + " rows");
+  h.check(p, {step}, describe("tied embedding of ", rows, " rows"));
 }
 
 } // namespace quire::tests

@@ -55,13 +55,20 @@ void Float64Machine::run(const LogicalStep& step, const ChosenIds& chosen) {
   tokens_.clear();
   positions_.clear();
   owners_.clear();
-  for (const LogicalStep::Part& part : step.parts)
+  for (const LogicalStep::Part& part : step.parts) {
+    sequences_[part.sequence].length += part.skip;
     for (const int32_t token : part.tokens) {
       tokens_.push_back(token);
       positions_.push_back(sequences_[part.sequence].length++);
       owners_.push_back(part.sequence);
     }
-  for (const quire_op& op : program_.ops) run_op(op, step, chosen);
+  }
+  const auto is_there = [&](uint32_t id) {
+    return id == 0 || values_.count(program_.value(id).parent ? program_.value(id).parent : id) != 0;
+  };
+  for (const quire_op& op : program_.ops)
+    if (step.checked || (op.kind != QUIRE_OP_ATTEND && std::all_of(op.in, op.in + 4, is_there)))
+      run_op(op, step, chosen);
 }
 
 void Float64Machine::run_op(const quire_op& op, const LogicalStep& step, const ChosenIds& chosen) {
@@ -177,7 +184,7 @@ void Float64Machine::store(const quire_op& op) {
     const auto begin = static_cast<ptrdiff_t>(t * from.width()), end = begin + static_cast<ptrdiff_t>(from.width());
     value.assign(from.v.begin() + begin, from.v.begin() + end);
     error.assign(from.e.begin() + begin, from.e.begin() + end);
-    for (size_t i = 0; i < value.size(); ++i) error[i] = together(error[i], precision_.kv * value[i]);
+    for (size_t i = 0; i < value.size(); ++i) error[i] = together(error[i], kv_error(precision_, value[i]));
   };
   for (size_t t = 0; t < k.rows; ++t) {
     auto& rows = sequences_[owners_[t]].layers[op.u.kv_store.kv_layer];

@@ -24,7 +24,8 @@ class Float64Machine {
   // The ids [T, k] that the backend's route chose for this value: near ties can go either way, so the machine checks
   // the choice and then follows it.
   using ChosenIds = std::function<std::vector<int32_t>(uint32_t value)>;
-  // Runs one step; afterwards value() gives any of its values.
+  // Runs one step; afterwards value() gives any of its values. An unchecked one fills the caches, as far as that needs
+  // no attention.
   void run(const LogicalStep& step, const ChosenIds& chosen);
 
   const Tensor64& value(uint32_t id) const { return values_.at(id); }

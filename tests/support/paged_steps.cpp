@@ -54,6 +54,7 @@ PagedStep Pager::page(const LogicalStep& step) {
   for (const LogicalStep::Part& part : step.parts) {
     Sequence& sequence = sequences_[part.sequence];
     sequence.tables.resize(free_.size());
+    sequence.length += part.skip;
     const uint32_t first_new = sequence.length;
     sequence.length += static_cast<uint32_t>(part.tokens.size());
     const uint32_t entries = (sequence.length + block_size_ - 1) / block_size_;

@@ -63,6 +63,12 @@ quire_op& TestProgram::op(uint32_t kind, std::initializer_list<uint32_t> in, std
   return op;
 }
 
+void TestProgram::extra_output(uint32_t value) {
+  std::string label = "extra.";
+  label += std::to_string(outputs.size());
+  add_output(label.c_str(), value);
+}
+
 uint32_t TestProgram::embed(uint32_t table) {
   const uint32_t out = tensor(QUIRE_TOKENS, 1, static_cast<uint32_t>(weight(table).cols));
   op(QUIRE_OP_EMBED, {}, {out}).u.embed.table = table;
@@ -83,7 +89,14 @@ uint32_t TestProgram::gather_rows(uint32_t from) {
 }
 
 void TestProgram::add_plain_logits(Random& random) {
-  const uint32_t logits = gather_rows(input(vocab_size, random));
+  constexpr uint32_t small = 1024, inner = 32;
+  uint32_t logits = gather_rows(input(vocab_size <= small ? vocab_size : inner, random));
+  if (vocab_size > small) {
+    const uint32_t hidden = logits;
+    logits = tensor(QUIRE_OUTPUTS, 1, vocab_size);
+    op(QUIRE_OP_LINEAR, {hidden}, {logits}).u.linear.weights[0] =
+        random_weight(QUIRE_F32, 0, vocab_size, inner, 1, random);
+  }
   outputs.insert(outputs.begin(), {keep("logits"), logits});
 }
 

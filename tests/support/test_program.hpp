@@ -31,7 +31,7 @@ struct TestProgram : Program {
 
   // Appends an op of this kind with everything else zero.
   quire_op& op(uint32_t kind, std::initializer_list<uint32_t> in, std::initializer_list<uint32_t> out);
-  void extra_output(uint32_t value) { add_output("extra", value); }
+  void extra_output(uint32_t value);
   void add_output(const char* label, uint32_t value) { outputs.push_back({keep(label), value}); }
 
   // out [T, 1, cols of the table].
@@ -41,7 +41,8 @@ struct TestProgram : Program {
   uint32_t input(uint32_t width, Random& random, double deviation = 1, double mean = 0);
   uint32_t gather_rows(uint32_t value); // of one head
 
-  // outputs[0] for programs that test something else: rows of a random table [vocab_size, vocab_size].
+  // outputs[0] for programs that test something else: rows of a random table [vocab_size, vocab_size], or of a
+  // product where that would be large.
   void add_plain_logits(Random& random);
 
   uint32_t poison_token() const { return vocab_size - 1; }

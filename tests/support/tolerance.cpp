@@ -29,9 +29,13 @@ double unit_roundoff(uint32_t format) {
   return format == QUIRE_F16 ? 0x1p-11 : format == QUIRE_BF16 ? 0x1p-8 : 0x1p-24;
 }
 
+double smallest_normal(uint32_t format) { return format == QUIRE_F16 ? 0x1p-14 : 0x1p-126; }
+
 double together(double a, double b, double c, double d) { return std::sqrt(a * a + b * b + c * c + d * d); }
 
 double store_error(const Precision& p, double value) { return p.store * std::max(std::abs(value), p.smallest); }
+
+double kv_error(const Precision& p, double value) { return p.kv * std::max(std::abs(value), p.kv_smallest); }
 
 double sum_error(const Precision& p, double n, double squares, double sum) {
   // sqrt(2): each operand may be rounded on its way in.

@@ -27,12 +27,14 @@ struct Precision {
   double function = 0x1p-22;   // exp, tanh, erf, 1 / sqrt: relative, or absolute where the result is below 1
   double angle = 0x1p-23;      // sin and cos, absolute, for a given angle
   double kv = 0x1p-11;         // the cache; set from its format
-  double smallest = 0x1p-126;  // below it a stored activation is rounded absolutely
+  double smallest = 0x1p-126;  // normal number of stored activations: below it rounding is absolute
+  double kv_smallest = 0x1p-14;
 };
 
 // «reference», «vulkan», «cuda» or another backend's id.
 Precision precision_of(const std::string& backend);
-double unit_roundoff(uint32_t format); // F32, F16, BF16
+double unit_roundoff(uint32_t format);   // F32, F16, BF16
+double smallest_normal(uint32_t format); // likewise
 
 inline double squared(double x) { return x * x; }
 // The root of a sum of squares of errors.
@@ -40,6 +42,8 @@ double together(double a, double b, double c = 0, double d = 0);
 
 // The error of storing value.
 double store_error(const Precision& p, double value);
+// Of keeping it in the cache.
+double kv_error(const Precision& p, double value);
 // Of a sum of n products: squares = sum of their squares, sum = their sum.
 double sum_error(const Precision& p, double n, double squares, double sum);
 

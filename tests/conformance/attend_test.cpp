@@ -1,0 +1,189 @@
+// kv_store and attend: mixed steps of several sequences over scattered blocks, windows, softcaps, sinks, long contexts,
+// large pools.
+#include "conformance/harness.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+namespace quire::tests {
+namespace {
+
+// Rows of random q, k and v: enough that tokens of a context repeat rarely, for then the rounding errors of their K and
+// V add up.
+constexpr uint32_t kVocabulary = 1021, kLongVocabulary = 8209;
+
+struct Shape {
+  uint32_t kv_heads = 1, gqa = 1, k_dim = 64, v_dim = 64;
+  uint32_t window = 0;
+  float scale = 0; // 0 = 1 / sqrt(k_dim)
+  float softcap = 0;
+  bool sinks = false;
+
+  std::string text() const {
+    std::ostringstream out;
+    out << kv_heads * gqa << " heads over " << kv_heads << ", dims " << k_dim << " and " << v_dim;
+    if (window) out << ", window " << window;
+    if (softcap != 0) out << ", softcap " << softcap;
+    if (sinks) out << ", sinks";
+    return out.str();
+  }
+};
+
+// q, k and v are views of one row, as behind a fused projection.
+void add_layer(TestProgram& p, const Shape& s, uint32_t group, Random& random) {
+  const uint32_t heads = s.kv_heads * s.gqa, layer = static_cast<uint32_t>(p.kv_layers.size());
+  const uint32_t q_width = heads * s.k_dim, k_width = s.kv_heads * s.k_dim;
+  const uint32_t qkv = p.input(q_width + k_width + s.kv_heads * s.v_dim, random);
+  p.kv_layers.push_back({s.kv_heads, s.k_dim, s.v_dim, group});
+  p.op(QUIRE_OP_KV_STORE,
+       {p.view(qkv, s.kv_heads, s.k_dim, q_width), p.view(qkv, s.kv_heads, s.v_dim, q_width + k_width)}, {})
+      .u.kv_store.kv_layer = layer;
+  const uint32_t out = p.tensor(QUIRE_TOKENS, heads, s.v_dim);
+  quire_attend attend{};
+  attend.kv_layer = layer;
+  attend.scale = s.scale == 0 ? 1 / std::sqrt(static_cast<float>(s.k_dim)) : s.scale;
+  attend.softcap = s.softcap;
+  if (s.sinks) attend.sinks = p.vector(random.normals(heads, 2));
+  p.op(QUIRE_OP_ATTEND, {p.view(qkv, heads, s.k_dim, 0)}, {out}).u.attend = attend;
+  p.extra_output(out);
+}
+
+TestProgram attend_program(const std::vector<Shape>& layers, Random& random, uint32_t vocabulary = kVocabulary) {
+  TestProgram p;
+  p.vocab_size = vocabulary;
+  p.max_context = 8192;
+  std::vector<uint32_t> windows;
+  for (const Shape& s : layers) {
+    auto found = std::find(windows.begin(), windows.end(), s.window);
+    if (found == windows.end()) {
+      p.kv_groups.push_back({s.window});
+      found = windows.insert(windows.end(), s.window);
+    }
+    add_layer(p, s, static_cast<uint32_t>(found - windows.begin()), random);
+  }
+  p.add_plain_logits(random);
+  return p;
+}
+
+std::vector<int32_t> random_tokens(uint32_t count, Random& random, uint32_t vocabulary = kVocabulary) {
+  std::vector<int32_t> tokens(count);
+  for (int32_t& t : tokens) t = static_cast<int32_t>(random.integer(0, vocabulary - 2));
+  return tokens;
+}
+
+void want_rows(LogicalStep& step, Random& random) {
+  step.rows = random.ascending(random.integer(0, std::min(step.num_tokens(), 9u)), step.num_tokens());
+}
+
+// A few steps in which sequences begin, continue a prompt and decode side by side.
+std::vector<LogicalStep> mixed_steps(uint32_t sequences, uint32_t num_steps, uint32_t budget, Random& random) {
+  std::vector<LogicalStep> steps;
+  for (uint32_t s = 0; s < num_steps; ++s) {
+    LogicalStep step;
+    for (uint32_t sequence = 0; sequence < sequences; ++sequence) {
+      if (s < sequence % num_steps) continue; // not arrived yet
+      const uint32_t left = budget - step.num_tokens();
+      if (left == 0) break;
+      const bool decodes = s > sequence % num_steps && random.chance(0.6);
+      step.parts.push_back({sequence, random_tokens(decodes ? 1 : random.integer(1, left), random)});
+    }
+    want_rows(step, random);
+    steps.push_back(step);
+  }
+  return steps;
+}
+
+// One sequence whose context is built by unchecked chunks, then checked chunks and decodes.
+std::vector<LogicalStep> long_steps(uint32_t context, uint32_t chunk, Random& random) {
+  std::vector<LogicalStep> steps;
+  for (uint32_t have = 0; have < context;) {
+    const uint32_t count = std::min(chunk, context - have);
+    LogicalStep step{{{0, random_tokens(count, random, kLongVocabulary)}}, {}, false};
+    steps.push_back(step);
+    have += count;
+  }
+  for (const uint32_t count : {3u, 1u, 1u}) {
+    LogicalStep step{{{0, random_tokens(count, random, kLongVocabulary)}}, {count - 1}};
+    steps.push_back(step);
+  }
+  return steps;
+}
+
+} // namespace
+
+TEST(Attend, MixedStepsOverScatteredBlocks) {
+  Harness h("Attend.MixedStepsOverScatteredBlocks");
+  Random& random = h.random();
+  for (int i = 0; i < h.cases(16); ++i) {
+    Shape s;
+    s.gqa = i < 8 ? static_cast<uint32_t>(i + 1) : random.integer(1, 8);
+    s.kv_heads = random.integer(1, s.gqa > 4 ? 2 : 4);
+    s.k_dim = s.v_dim = random.pick({64u, 80u, 96u, 128u, 256u});
+    if (random.chance(0.2)) s.k_dim = 192, s.v_dim = 128;
+    if (random.chance(0.4)) s.window = random.integer(1, 100);
+    if (random.chance(0.3)) s.softcap = random.pick({20.0f, 2.0f});
+    if (random.chance(0.3)) s.sinks = true;
+    if (random.chance(0.3)) s.scale = 0.5f;
+    Layout layout;
+    layout.block_size = random.pick({8u, 16u, 32u});
+    layout.kv_format = random.pick({QUIRE_F16, QUIRE_F16, QUIRE_BF16, QUIRE_F32});
+    const uint32_t sequences = random.integer(1, 6);
+    const TestProgram p = attend_program({s}, random);
+    std::ostringstream what;
+    what << s.text() << ", blocks of " << layout.block_size << " in format " << layout.kv_format << ", " << sequences
+         << " sequences";
+    h.check(p, mixed_steps(sequences, 3, random.integer(sequences, 120), random), what.str(), layout);
+  }
+}
+
+TEST(Attend, LayersOfSeveralGroupsHaveTheirOwnTables) {
+  Harness h("Attend.LayersOfSeveralGroupsHaveTheirOwnTables");
+  Random& random = h.random();
+  for (int i = 0; i < h.cases(2); ++i) {
+    Shape full{2, 3, 64, 64}, near{1, 4, 128, 128}, other{4, 1, 64, 64};
+    near.window = random.integer(9, 40);
+    other.window = random.integer(1, 8);
+    const TestProgram p = attend_program({full, near, full, other, near}, random);
+    h.check(p, mixed_steps(4, 5, 90, random), describe("windows ", near.window, " and ", other.window),
+            {random.pick({8u, 16u}), QUIRE_F16});
+  }
+}
+
+TEST(Attend, LongContexts) {
+  Harness h("Attend.LongContexts");
+  Random& random = h.random();
+  for (int i = 0; i < h.cases(3); ++i) {
+    Shape s;
+    s.gqa = random.integer(1, 4);
+    if (i == 1) s.window = random.integer(500, 1500);
+    if (i == 2) s.sinks = true;
+    const uint32_t context = i == 0 ? 4096 - 5 : random.integer(1500, 3000);
+    const Layout layout{random.pick({8u, 16u, 32u}), QUIRE_F16};
+    h.check(attend_program({s}, random, kLongVocabulary), long_steps(context, 300, random),
+            describe(s.text(), ", context ", context), layout);
+  }
+}
+
+TEST(Attend, ALargeStep) {
+  Harness h("Attend.ALargeStep");
+  Random& random = h.random();
+  LogicalStep step{{{0, random_tokens(170, random)}, {1, random_tokens(1, random)}, {2, random_tokens(129, random)}},
+                   {169, 170, 299}};
+  h.check(attend_program({Shape{2, 4, 64, 64}}, random), {step}, "300 tokens at once");
+}
+
+// K and V of a layer beyond 128 MiB each; the few blocks in use lie all over the pool.
+TEST(Attend, APoolBeyond128MiB) {
+  Harness h("Attend.APoolBeyond128MiB");
+  Random& random = h.random();
+  const Shape s{8, 1, 128, 128};
+  Layout layout{16, QUIRE_F16};
+  layout.num_blocks = 136 * 1024 * 1024 / (8 * 128 * 16 * 2) + 5;
+  h.check(attend_program({s}, random), mixed_steps(5, 4, 100, random),
+          describe(s.text(), ", ", layout.num_blocks, " blocks"), layout);
+}
+
+} // namespace quire::tests
