@@ -49,6 +49,7 @@ struct LoadOptions {
   bool dummy = false;                 // --load-format dummy: only a configuration is read, weights are made up
   uint32_t dummy_format = QUIRE_BF16; // --load-format dummy:FORMAT
   uint64_t dummy_seed = 0;
+  bool dummy_in_memory = true; // false: tensors have no data, for write_dummy alone
 };
 
 // «auto», «dummy» or «dummy:Q4_K»; anything else is an Error that lists the formats.
@@ -110,6 +111,7 @@ class ModelFiles {
   // The tokenizer: tokenizer.json's path, else the GGUF that holds the vocabulary, else neither (a dummy without one).
   const std::optional<std::filesystem::path>& tokenizer_json() const;
   const GgufFile* gguf() const; // the (first) GGUF file, else nullptr
+  bool has_tokenizer() const;   // false: only a byte tokenizer will do
   // tokenizer_config.json, or the same words from GGUF: bos_token, eos_token, unk_token, pad_token as strings,
   // add_bos_token, add_eos_token.
   const Config& tokenizer_config() const;
