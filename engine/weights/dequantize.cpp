@@ -1,4 +1,4 @@
-// Blocks → float32. Each product and sum is rounded by itself (this file is built without contraction to fused
+// Blocks → float32. Each product and sum is rounded by itself (the build forbids contraction to fused
 // multiply-add, and AVX2 is asked for without FMA), so results are those of the layout's definition to the bit.
 #include "weights/blocks.hpp"
 #include "weights/formats.hpp"
