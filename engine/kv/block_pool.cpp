@@ -46,6 +46,18 @@ void BlockPool::tickets_done(Ticket ticket) {
   }
 }
 
+void BlockPool::queue_empty() {
+  for (Ticket ticket = done_ + 1; ticket <= done_ + kMaxTickets; ++ticket) {
+    const BlockId head = draining_head(ticket);
+    for (BlockId block = blocks_[head].next; block != head; block = blocks_[head].next) {
+      unlink(block);
+      --num_draining_;
+      blocks_[block].last_ticket = done_;
+      to_free_list(block);
+    }
+  }
+}
+
 void BlockPool::set_content(BlockId block, std::uint32_t content) {
   Block& b = blocks_[block];
   assert(b.references > 0 && b.content == kNoContent && content != kNoContent);

@@ -59,6 +59,8 @@ class BlockPool {
   }
   // Every ticket up to this one is done.
   void tickets_done(Ticket ticket);
+  // Nothing is queued: whatever drains returns at once, without a ticket.
+  void queue_empty();
 
   // Content is a number of the prefix index's own. A block that loses it while free is handed out before all cached
   // ones.
@@ -81,6 +83,7 @@ class BlockPool {
   BlockId mirror(BlockId block) const { return blocks_[block].mirror; }
 
   std::uint32_t references(BlockId block) const { return blocks_[block].references; }
+  bool draining(BlockId block) const { return blocks_[block].references == 0 && blocks_[block].last_ticket > done_; }
   // May be written in place: one reference and no content that others could find.
   bool writable(BlockId block) const { return blocks_[block].references == 1 && blocks_[block].content == kNoContent; }
 

@@ -22,6 +22,7 @@ class HostPool {
     slots_.release(slot, last);
   }
   void tickets_done(Ticket ticket) { slots_.tickets_done(ticket); }
+  void queue_empty() { slots_.queue_empty(); }
 
   void pair(BlockId slot, BlockId block) {
     unpair_slot(slot);

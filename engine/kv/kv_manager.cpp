@@ -19,12 +19,15 @@ std::vector<std::uint32_t> blocks_of(const KvConfig& config) {
 } // namespace
 
 KvManager::KvManager(const KvConfig& config)
-    : config_(config), index_(config.block_size, windows_of(config)), transfers_(blocks_of(config)),
+    : config_(config), index_(config.block_size, windows_of(config), config.hash), transfers_(blocks_of(config)),
       contiguous_(config.policy != PolicyKind::paged), resident_(config.groups.size()) {
   assert(!config.groups.empty() && config.groups.size() <= QUIRE_MAX_GROUPS);
-  if (contiguous_) config_.prefix_cache = false;
+  if (contiguous_) { // a chunk is kept whole
+    config_.prefix_cache = false;
+    for (KvGroupConfig& group : config_.groups) group.window = 0;
+  }
   for (std::uint32_t g = 0; g < config.groups.size(); ++g) {
-    const KvGroupConfig& c = config.groups[g];
+    const KvGroupConfig& c = config_.groups[g];
     if (c.window == 0 && full_group_ == UINT32_MAX) full_group_ = g;
     KvGroup& group = *groups_.emplace_back(std::make_unique<KvGroup>(
         g, config.block_size, c.window, c.num_blocks, c.host_blocks, static_cast<EvictionListener*>(this)));
@@ -57,7 +60,7 @@ KvSeq KvManager::new_sequence() {
   seq.hashes.clear();
   seq.root.reset();
   seq.publishing = false;
-  seq.last = seq.publish_after = 0;
+  seq.last = seq.appended = seq.no_place_in = seq.publish_after = 0;
   seq.num_slots = seq.num_committed = seq.output_tokens = 0;
   ++totals_.sequences;
   return id;
@@ -179,15 +182,16 @@ std::uint32_t KvManager::cached_tokens(KvSeq id, std::span<const std::int32_t> t
 
 bool KvManager::append(KvSeq id, std::uint32_t count) {
   Sequence& seq = *sequences_[id];
-  assert(seq.state == State::resident);
+  assert(seq.state == State::resident && seq.no_place_in != building_);
   for (auto& group : groups_) {
     const BlockTable& table = seq.tables[group->index];
     const std::uint32_t needed = table.needed(*group, seq.num_slots, count);
-    if (needed && needed > group->policy->available(table.grant(), table.size())) return false;
+    if (needed && !group->policy->can_allocate(table.grant(), table.size(), needed)) return false;
   }
   for (auto& group : groups_) seq.tables[group->index].append(*group, transfers_, seq.num_slots, count, building_);
+  if (seq.appended != building_) seq.num_written = seq.num_slots;
+  seq.appended = seq.last = building_;
   seq.num_slots += count;
-  seq.last = building_;
   return true;
 }
 
@@ -256,12 +260,14 @@ void KvManager::truncate(KvSeq id, std::uint32_t num_tokens) {
   for (auto& group : groups_)
     seq.tables[group->index].truncate(*group, transfers_, group->blocks_for(num_tokens), num_tokens, seq.last);
   seq.num_slots = num_tokens;
+  seq.num_written = std::min(seq.num_written, num_tokens);
 }
 
 KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
   {
     const Sequence& seq = *sequences_[id];
     assert(seq.state == State::resident && at_token <= seq.num_slots);
+    assert(!has_place(seq) || at_token == seq.num_slots);
     for (auto& group : groups_) {
       const BlockTable& table = seq.tables[group->index];
       if (table.first_live() > group->first_needed(at_token)) return kNoSeq;
@@ -297,6 +303,9 @@ KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
   child.publish_after = seq.publish_after;
   child.num_slots = at_token;
   child.num_committed = std::min(seq.num_committed, at_token);
+  child.appended = seq.appended;
+  child.num_written = std::min(seq.num_written, at_token);
+  if (has_place(child)) child.last = child.no_place_in = seq.no_place_in = building_;
   child.output_tokens = seq.output_tokens;
   child.state = State::resident;
   ++totals_.forks;
@@ -305,7 +314,7 @@ KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
 
 bool KvManager::swap_out(KvSeq id) {
   Sequence& seq = *sequences_[id];
-  assert(seq.state == State::resident);
+  assert(seq.state == State::resident && !has_place(seq));
   if (contiguous_) return false;
   for (auto& group : groups_)
     if (seq.tables[group->index].needed_host(*group, transfers_) > group->host.slots().num_free()) return false;
@@ -392,7 +401,7 @@ void KvManager::submitted(Ticket ticket) {
 }
 
 void KvManager::done(Ticket ticket) {
-  assert(ticket < building_ || transfers_.list().empty());
+  assert(ticket < building_);
   done_ = ticket;
   for (auto& group : groups_) {
     group->pool.tickets_done(ticket);
@@ -402,9 +411,12 @@ void KvManager::done(Ticket ticket) {
 }
 
 void KvManager::idle() {
-  if (done_ >= building_) return;
-  done(building_);
-  ++building_; // the next step has a ticket that is not done
+  assert(transfers_.list().empty() && done_ + 1 == building_);
+  for (auto& group : groups_) {
+    group->pool.queue_empty();
+    group->host.queue_empty();
+    group->policy->queue_empty();
+  }
 }
 
 void KvManager::take_transfers(KvTransfers& out) {

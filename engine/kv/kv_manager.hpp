@@ -42,7 +42,8 @@ struct KvConfig {
   double watermark = 0.01;              // share of a group's blocks that admissions leave free
   std::uint32_t max_step_tokens = 2048; // the scheduler's budget: what a windowed sequence may hold beyond its window
   PolicyKind policy = PolicyKind::paged;
-  std::uint32_t max_length = 2048; // PolicyKind::max: slots a sequence reserves
+  std::uint32_t max_length = 2048;                           // PolicyKind::max: slots a sequence reserves
+  PrefixIndex::HashFunction hash = &PrefixIndex::hash_block; // tests that want collisions bring their own
 };
 
 using KvSeq = std::uint32_t; // a sequence of the manager, valid from create() or fork() to destroy()
@@ -110,10 +111,12 @@ class KvManager final : private EvictionListener {
   // and what lies behind the windows is freed. A block that the cache already holds replaces the sequence's own.
   // Harmless while swapped.
   void commit(KvSeq seq, std::span<const std::int32_t> tokens, std::uint32_t num_computed);
-  // Drops the slots from num_tokens on (surplus, rejected drafts); not below what was committed.
+  // Drops the slots from num_tokens on (surplus, rejected drafts, a place in the step being built); not below what was
+  // committed.
   void truncate(KvSeq seq, std::uint32_t num_tokens);
-  // A new sequence that shares the first at_token slots. kNoSeq where a window has left them behind or, with a
-  // contiguous policy, where nothing fits. The sequence must be resident.
+  // A new sequence that shares the first at_token slots. kNoSeq where a window has left them behind or, with a contiguous policy, where
+  // nothing fits. The sequence must be resident. If it has a place in the step being built, the fork takes all its slots, shares what the step
+  // will write, and neither grows further in this step.
   KvSeq fork(KvSeq seq, std::uint32_t at_token);
   // Gives all blocks back (preemption by recompute); the sequence can be admitted again.
   void release(KvSeq seq);
@@ -168,15 +171,19 @@ class KvManager final : private EvictionListener {
     std::optional<NodeRef> root;    // none: not cached
     Hash128 root_hash;
     Ticket last = 0;          // the last ticket that may touch its blocks
+    Ticket appended = 0;      // the last ticket that it has had a place in
+    Ticket no_place_in = 0;   // the step that it was forked in with a place: no append
     Ticket publish_after = 0; // nothing is published before this ticket is done
     std::uint32_t num_slots = 0, num_committed = 0, output_tokens = 0;
-    std::uint32_t epoch = 0; // of the failures that its path has been checked against
+    std::uint32_t num_written = 0; // slots that steps submitted before `appended` have written
+    std::uint32_t epoch = 0;       // of the failures that its path has been checked against
     State state = State::none;
     bool publishing = false;
   };
 
   void evicted(std::uint32_t group, BlockId block, std::uint32_t content) override;
   KvSeq new_sequence();
+  bool has_place(const Sequence& seq) const { return seq.appended == building_ && seq.num_slots > seq.num_written; }
   void extend_hashes(Sequence& seq, std::span<const std::int32_t> tokens, std::uint32_t num_blocks) const;
   // Finds the longest usable cached prefix of at most max_blocks blocks; its nodes are left in match_.
   std::uint32_t match(Sequence& seq, std::span<const std::int32_t> tokens, std::uint32_t max_blocks);

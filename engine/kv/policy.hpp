@@ -53,13 +53,14 @@ class AllocationPolicy {
   // Says whether a sequence can be admitted; admit() then does it. Nothing but admit() changes anything.
   virtual Admission can_admit(const Need& need) const = 0;
   virtual void admit(const Need& need, Grant& grant) = 0;
-  // Blocks that the sequence can allocate now, if its table has `index` entries.
-  virtual std::uint32_t available(const Grant& grant, std::uint32_t index) const = 0;
-  // The block for entry `index` of its table: available() said there is one.
+  // Whether the sequence can allocate `count` blocks now, if its table has `index` entries.
+  virtual bool can_allocate(const Grant& grant, std::uint32_t index, std::uint32_t count) const = 0;
+  // The block for entry `index` of its table: can_allocate() said there is one.
   virtual BlockId allocate(Grant& grant, std::uint32_t index) = 0;
   // The sequence holds no block any more; `last` is the last ticket that may touch them.
   virtual void close(Grant& grant, Ticket last) = 0;
   virtual void tickets_done(Ticket ticket) = 0;
+  virtual void queue_empty() = 0; // as BlockPool's
 };
 
 struct PolicyOptions {

@@ -31,7 +31,13 @@ class Contiguous final : public AllocationPolicy {
     assert(grant.first != BuddyPool::kNone);
   }
 
-  std::uint32_t available(const Grant& grant, std::uint32_t index) const override { return grant.num_blocks - index; }
+  bool can_allocate(const Grant& grant, std::uint32_t index, std::uint32_t count) const override {
+    if (index + count > grant.num_blocks) return false;
+    for (std::uint32_t i = index; i < index + count;
+         ++i) // the sequence's own block, dropped by a truncation, may still drain
+      if (pool_.draining(grant.first + i)) return false;
+    return true;
+  }
 
   BlockId allocate(Grant& grant, std::uint32_t index) override {
     assert(index < grant.num_blocks);
@@ -56,6 +62,11 @@ class Contiguous final : public AllocationPolicy {
       buddy_.free(chunk.first, chunk.num_blocks);
       return true;
     });
+  }
+
+  void queue_empty() override {
+    for (const Leaving& chunk : leaving_) buddy_.free(chunk.first, chunk.num_blocks);
+    leaving_.clear();
   }
 
  private:

@@ -28,7 +28,9 @@ class Paged final : public AllocationPolicy {
     promised_ += need.blocks;
   }
 
-  std::uint32_t available(const Grant&, std::uint32_t) const override { return pool_.num_free(); }
+  bool can_allocate(const Grant&, std::uint32_t, std::uint32_t count) const override {
+    return count <= pool_.num_free();
+  }
 
   BlockId allocate(Grant& grant, std::uint32_t) override {
     if (grant.promised) {
@@ -44,6 +46,7 @@ class Paged final : public AllocationPolicy {
   }
 
   void tickets_done(Ticket) override {}
+  void queue_empty() override {}
 
  private:
   BlockPool& pool_;

@@ -125,7 +125,7 @@ void PrefixIndex::collect(std::uint32_t id) {
 }
 
 std::optional<NodeRef> PrefixIndex::open_root(std::string_view salt, std::uint64_t adapter) {
-  const Hash128 hash = hash_root(salt, adapter);
+  const Hash128 hash = hash_(hash_root(salt, adapter), {});
   std::uint32_t id = lookup(hash);
   if (id != kNone) {
     const auto root = roots_.find(id);

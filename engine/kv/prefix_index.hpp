@@ -45,7 +45,8 @@ class PrefixIndex {
   // windows[g] is the reach of group g in tokens, 0 = all. Tests that want collisions bring their own function.
   PrefixIndex(std::uint32_t block_size, std::span<const std::uint32_t> windows, HashFunction function = &hash_block);
 
-  static Hash128 hash_block(const Hash128& parent, std::span<const std::int32_t> tokens); // [block_size] tokens
+  static Hash128 hash_block(const Hash128& parent,
+                            std::span<const std::int32_t> tokens); // [block_size] tokens; none for a root
   Hash128 hash(const Hash128& parent, std::span<const std::int32_t> tokens) const { return hash_(parent, tokens); }
 
   // The root for (salt, adapter), kept while it has users or children. Nothing where another root has the same hash:

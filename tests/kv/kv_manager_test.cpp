@@ -102,11 +102,13 @@ TEST(KvManager, CopyOfAPendingCopyReadsItsSource) {
   const BlockId source = kv.table(a, 0)[1];
   const KvSeq b = kv.fork(a, 6);
   kv.append(b, 1);
+  kv.truncate(b, 6); // leaves the step again, with a copy pending
   const KvSeq c = kv.fork(b, 6);
   kv.append(c, 1);
   EXPECT_EQ(kv.check(), "");
   const KvTransfers transfers = step(kv);
   ASSERT_EQ(transfers.copies.size(), 2u);
+  EXPECT_NE(kv.table(b, 0)[1], kv.table(c, 0)[1]);
   for (const auto& copy : transfers.copies) EXPECT_EQ(copy.from, source);
 }
 
@@ -132,8 +134,8 @@ TEST(KvManager, SwapMovesSharedBlocksOnceAndKeepsThemShared) {
   const KvSeq a = kv.create();
   kv.admit(a, prompt, 8);
   kv.append(a, 9);
-  const KvSeq b = kv.fork(a, 9);
   step(kv);
+  const KvSeq b = kv.fork(a, 9);
   kv.commit(a, prompt, 9);
   ASSERT_TRUE(kv.swap_out(a));
   ASSERT_TRUE(kv.swap_out(b));
@@ -186,6 +188,29 @@ TEST(KvManager, SecondOfTwoEqualSequencesTakesTheFirstOnesBlocks) {
   EXPECT_EQ(kv.check(), "");
 }
 
+TEST(KvManager, FailedStepsTokensAreFoundAgainOnlyOnceSomeoneElseHasComputedThem) {
+  KvManager kv(small(32));
+  const auto prompt = tokens(0, 24);
+  const KvSeq a = kv.create(), b = kv.create(), c = kv.create();
+  kv.admit(a, std::span(prompt).first(13), 8);
+  kv.append(a, 13);
+  step(kv);
+  kv.commit(a, prompt, 12);
+  EXPECT_EQ(kv.admit(b, prompt, 8).cached_tokens, 12u);
+  kv.append(b, 4);
+  step(kv);
+  kv.commit(b, prompt, 16);
+  kv.unpublish(a, 4); // takes blocks 1 and 2 from under b's block 3
+  kv.destroy(a);
+  EXPECT_EQ(kv.cached_tokens(c, prompt), 4u);
+  EXPECT_EQ(kv.check(), "");
+  kv.append(b, 4);
+  step(kv);
+  kv.commit(b, prompt, 20);
+  EXPECT_EQ(kv.cached_tokens(c, prompt), 20u);
+  EXPECT_EQ(kv.check(), "");
+}
+
 TEST(KvManager, WindowFreesWhatLiesBehindAndAHitNeedsBothGroups) {
   KvConfig config = small();
   config.groups = {{.num_blocks = 32}, {.num_blocks = 32, .window = 8}};
@@ -220,6 +245,7 @@ TEST(KvManager, ContiguousPoliciesHandOutConsecutiveBlocksAndCopyOnFork) {
   for (std::uint32_t i = 1; i < 5; ++i) EXPECT_EQ(kv.table(a, 0)[i], kv.table(a, 0)[0] + i);
   EXPECT_EQ(kv.grant(a, 0).num_blocks, 8u);
   EXPECT_EQ(kv.grant(a, 0).num_reserved, 20u);
+  step(kv);
   const KvSeq c = kv.fork(a, 9);
   ASSERT_NE(c, kNoSeq);
   EXPECT_EQ(step(kv).copies.size(), 3u);
