@@ -27,11 +27,8 @@ void BlockTable::append(KvGroup& group, Transfers& transfers, std::uint32_t num_
   if (const std::uint32_t filled = num_slots % block_size; filled != 0) {
     BlockId tail = blocks_.back();
     if (!group.pool.writable(tail)) {
-      const BlockId copy = group.policy->allocate(grant_, size() - 1);
-      transfers.copy(group.index, tail, copy);
-      group.pool.touch(tail, building);
-      release(group, transfers, tail, building);
-      blocks_.back() = tail = copy;
+      copy_tail(group, transfers, building);
+      tail = blocks_.back();
     } else if (group.pool.mirror(tail) != kNoBlock) {
       group.host.unpair_block(tail);
     }
@@ -44,6 +41,16 @@ void BlockTable::append(KvGroup& group, Transfers& transfers, std::uint32_t num_
     group.pool.set_filled(block, std::min(num_slots + count - size() * block_size, block_size));
     blocks_.push_back(block);
   }
+}
+
+void BlockTable::copy_tail(KvGroup& group, Transfers& transfers, Ticket building) {
+  const BlockId tail = blocks_.back(), copy = group.policy->allocate(grant_, size() - 1);
+  assert(copy != kNoBlock);
+  transfers.copy(group.index, tail, copy);
+  group.pool.touch(tail, building);
+  group.pool.set_filled(copy, group.pool.filled(tail));
+  release(group, transfers, tail, building);
+  blocks_.back() = copy;
 }
 
 void BlockTable::push_shared(KvGroup& group, BlockId block) {

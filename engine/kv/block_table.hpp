@@ -65,6 +65,8 @@ class BlockTable {
   void push_shared(KvGroup& group, BlockId block);
   // The first `count` entries of `other`, by reference.
   void fork(KvGroup& group, const BlockTable& other, std::uint32_t count);
+  // The last entry, shared so far, becomes a copy of its own. One block can be allocated.
+  void copy_tail(KvGroup& group, Transfers& transfers, Ticket building);
   // The same by copying, for policies whose sequences can't share.
   void fork_by_copy(KvGroup& group, Transfers& transfers, const BlockTable& other, std::uint32_t count,
                     Ticket building);

@@ -264,13 +264,18 @@ void KvManager::truncate(KvSeq id, std::uint32_t num_tokens) {
 }
 
 KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
+  bool copy_tail = false; // the step being built writes into the block in which the fork parts
   {
     const Sequence& seq = *sequences_[id];
     assert(seq.state == State::resident && at_token <= seq.num_slots);
-    assert(!has_place(seq) || at_token == seq.num_slots);
+    const bool unwritten = has_place(seq) && at_token > seq.num_written;
+    if (unwritten && (contiguous_ || at_token < seq.num_slots)) return kNoSeq;
+    copy_tail = has_place(seq) && !unwritten && at_token % config_.block_size != 0 &&
+                at_token / config_.block_size == seq.num_written / config_.block_size && !contiguous_;
     for (auto& group : groups_) {
       const BlockTable& table = seq.tables[group->index];
       if (table.first_live() > group->first_needed(at_token)) return kNoSeq;
+      if (copy_tail && !group->policy->can_allocate({}, 0, 1)) return kNoSeq;
       if (contiguous_ &&
           group->policy->can_admit({.tokens = at_token, .output_tokens = seq.output_tokens}) != Admission::now)
         return kNoSeq;
@@ -288,6 +293,10 @@ KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
       child.last = seq.last = building_;
     } else {
       table.fork(*group, seq.tables[group->index], count);
+      if (copy_tail) {
+        table.copy_tail(*group, transfers_, building_);
+        group->pool.set_filled(table.blocks().back(), at_token % config_.block_size);
+      }
     }
   }
   const std::size_t full_blocks = at_token / config_.block_size;
@@ -303,9 +312,11 @@ KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
   child.publish_after = seq.publish_after;
   child.num_slots = at_token;
   child.num_committed = std::min(seq.num_committed, at_token);
-  child.appended = seq.appended;
-  child.num_written = std::min(seq.num_written, at_token);
-  if (has_place(child)) child.last = child.no_place_in = seq.no_place_in = building_;
+  if (has_place(seq) && at_token > seq.num_written) { // it shares what the step will write
+    child.appended = child.last = child.no_place_in = seq.no_place_in = building_;
+    child.num_written = seq.num_written;
+  }
+  if (copy_tail) child.last = building_;
   child.output_tokens = seq.output_tokens;
   child.state = State::resident;
   ++totals_.forks;

@@ -114,9 +114,10 @@ class KvManager final : private EvictionListener {
   // Drops the slots from num_tokens on (surplus, rejected drafts, a place in the step being built); not below what was
   // committed.
   void truncate(KvSeq seq, std::uint32_t num_tokens);
-  // A new sequence that shares the first at_token slots. kNoSeq where a window has left them behind or, with a contiguous policy, where
-  // nothing fits. The sequence must be resident. If it has a place in the step being built, the fork takes all its slots, shares what the step
-  // will write, and neither grows further in this step.
+  // A new sequence that shares the first at_token slots. kNoSeq where a window has left them behind, or a block that
+  // must be copied at once isn't there. The sequence must be resident. If it has a place in the step being built, the
+  // fork takes what was written before (what the step writes into the last block is kept apart by a copy), or all its
+  // slots: then it shares what the step will write, and neither grows further in this step; anything between is kNoSeq.
   KvSeq fork(KvSeq seq, std::uint32_t at_token);
   // Gives all blocks back (preemption by recompute); the sequence can be admitted again.
   void release(KvSeq seq);

@@ -122,7 +122,7 @@ std::string History::admit() {
 
 std::string History::append() {
   const KvSeq id = any([&](KvSeq k, const Sequence& s) {
-    return kv.resident(k) && s.building == 0 && s.truth.size() < options_.max_length && s.written <= s.truth.size();
+    return kv.resident(k) && s.building == 0 && s.inherits == 0 && s.truth.size() < options_.max_length;
   });
   if (id == kNoSeq) return "";
   Sequence& seq = sequences_.at(id);
@@ -168,7 +168,11 @@ std::string History::submit() {
         if (block != kNoBlock) flight.touched.insert({g, block});
       for (std::uint32_t p = seq.written; p < seq.written + seq.building; ++p) {
         const BlockId block = table[p / size];
-        if (kv.pool(g).references(block) != 1 || kv.pool(g).content(block) != kNoContent)
+        std::uint32_t holders = 1; // forks of this step, which share what it writes, may hold it too
+        for (const auto& [other_id, other] : sequences_)
+          if (other.inherits && p < other.written && p / size < kv.table(other_id, g).size())
+            holders += kv.table(other_id, g)[p / size] == block;
+        if (kv.pool(g).references(block) != holders || kv.pool(g).content(block) != kNoContent)
           return "a shared block is written";
         device_[g][block][p % size] = expected(seq, p);
       }
@@ -176,7 +180,15 @@ std::string History::submit() {
   }
   // Reading after all have written, as a layer's attention follows its store.
   for (auto& [id, seq] : sequences_) {
+    if (seq.inherits) {
+      if (std::string error = expect_content(id, 0, seq.written); !error.empty()) return error;
+      flight.places.push_back({id, seq.life, seq.written - seq.inherits, seq.inherits, false});
+      seq.inherits = 0;
+      ++seq.in_flight;
+      ++counts["inherit"];
+    }
     if (seq.building == 0) continue;
+    seq.lends = false;
     const std::uint32_t end = seq.written + seq.building;
     if (std::string error = expect_content(id, 0, end); !error.empty()) return error;
     const bool samples = end == seq.truth.size();
@@ -217,8 +229,14 @@ std::string History::wait() {
     --seq.in_flight;
     if (failed) {
       kv.unpublish(place.seq, below(place.start + 1)); // from its own tokens on, or from further back
+      const std::uint64_t life = seq.life;
       kv.destroy(place.seq);
       sequences_.erase(found);
+      for (auto it = sequences_.begin(); it != sequences_.end();) { // what would have inherited from it
+        const bool orphan = it->second.inherits && it->second.lender == life;
+        if (orphan) kv.destroy(it->first);
+        it = orphan ? sequences_.erase(it) : std::next(it);
+      }
       continue;
     }
     if (place.sampled && seq.unseen > 0) {
@@ -247,17 +265,24 @@ std::string History::wait() {
 
 std::string History::fork() {
   if (sequences_.size() >= options_.max_sequences) return "";
-  const KvSeq id = any([&](KvSeq k, const Sequence& s) { return kv.resident(k) && s.building == 0 && s.written > 0; });
+  const KvSeq id = any([&](KvSeq k, const Sequence& s) { return kv.resident(k) && s.inherits == 0 && s.written > 0; });
   if (id == kNoSeq) return "";
-  const Sequence& parent = sequences_.at(id);
-  const std::uint32_t most = std::min(parent.written, static_cast<std::uint32_t>(parent.tokens.size()));
-  const std::uint32_t at = below(3) ? most : 1 + below(most);
+  Sequence& parent = sequences_.at(id);
+  const auto known = static_cast<std::uint32_t>(parent.tokens.size());
+  const std::uint32_t most = std::min(parent.written, known);
+  std::uint32_t at = below(3) ? most : 1 + below(most);
+  const bool inherit = parent.building && parent.written + parent.building <= known && below(2);
+  if (inherit) at = parent.written + parent.building;
+  const auto before = tables(id);
   const KvSeq child = kv.fork(id, at);
   if (child == kNoSeq) {
     ++counts["fork refused"];
     return "";
   }
   Sequence seq;
+  parent.lends |= inherit;
+  seq.inherits = inherit ? parent.building : 0;
+  seq.lender = parent.life;
   seq.tokens.assign(parent.tokens.begin(), parent.tokens.begin() + at);
   for (std::uint32_t more = 1 + below(3); more > 0; --more) seq.tokens.push_back(static_cast<std::int32_t>(below(4)));
   seq.truth = seq.tokens;
@@ -267,13 +292,12 @@ std::string History::fork() {
   seq.life = ++lives_;
   sequences_[child] = std::move(seq);
   ++counts["fork"];
-  for (const auto& copy : kv.transfers().copies) building_sources_.insert({copy.group, copy.from});
-  return "";
+  return handed_out_since(child, before);
 }
 
 std::string History::end() {
-  const KvSeq id =
-      any([&](KvSeq, const Sequence& s) { return s.truth.size() >= options_.max_length || below(4) == 0; });
+  const KvSeq id = any(
+      [&](KvSeq, const Sequence& s) { return !s.lends && (s.truth.size() >= options_.max_length || below(4) == 0); });
   if (id == kNoSeq) return "";
   ++counts[sequences_.at(id).truth.size() >= options_.max_length ? "finish" : "cancel"];
   kv.destroy(id);
@@ -289,7 +313,7 @@ void History::leave_step(KvSeq id) {
 }
 
 std::string History::leave() {
-  const KvSeq id = any([](KvSeq, const Sequence& s) { return s.building > 0; });
+  const KvSeq id = any([](KvSeq, const Sequence& s) { return s.building > 0 && !s.lends; });
   if (id == kNoSeq) return "";
   leave_step(id);
   ++counts["leave"];
@@ -297,7 +321,7 @@ std::string History::leave() {
 }
 
 std::string History::preempt() {
-  const KvSeq id = any([&](KvSeq k, const Sequence&) { return kv.resident(k); });
+  const KvSeq id = any([&](KvSeq k, const Sequence& s) { return kv.resident(k) && !s.lends && !s.inherits; });
   if (id == kNoSeq) return "";
   leave_step(id);
   if (below(3)) {

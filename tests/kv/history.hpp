@@ -20,7 +20,7 @@ struct HistoryOptions {
   KvConfig config;
   std::uint32_t max_length = 96; // tokens a sequence may reach
   std::uint32_t max_sequences = 12;
-  bool failures = true;         // some steps fail
+  bool failures = true;   // some steps fail
   bool check_each = true; // KvManager::check after each operation
 };
 
@@ -48,6 +48,9 @@ class History {
     std::uint32_t unseen = 0;  // sampled tokens still to be revealed: truth - tokens
     std::uint32_t in_flight = 0;
     std::uint32_t building = 0; // tokens in the step being built
+    std::uint32_t inherits = 0; // tokens of it that a forked-from sequence writes for this one
+    std::uint64_t lender = 0;   // its life
+    bool lends = false;         // a fork inherits from this one in this step
     std::uint64_t life = 0;
   };
   struct Place {

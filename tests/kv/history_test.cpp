@@ -60,11 +60,12 @@ const std::vector<const char*> kEverything = {"admit",
                                               "swapped in blocks",
                                               "refused",
                                               "leave",
+                                              "inherit",
                                               "idle"};
 
 std::uint32_t operations() { return std::getenv("QUIRE_FULL") ? 1000000 : 120000; }
 
-TEST(KvHistory, OneGroup) { run(options(8, {{.num_blocks = 40, .host_blocks = 30}}), 1, operations(), kEverything); }
+TEST(KvHistory, OneGroup) { run(options(8, {{.num_blocks = 24, .host_blocks = 20}}), 1, operations(), kEverything); }
 
 TEST(KvHistory, OneGroupWithoutFailures) {
   HistoryOptions sound = options(8, {{.num_blocks = 40, .host_blocks = 30}});
