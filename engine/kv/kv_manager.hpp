@@ -158,6 +158,8 @@ class KvManager final : private EvictionListener {
   const BlockPool& pool(std::uint32_t group) const { return groups_[group]->pool; }
   const BlockPool& host_slots(std::uint32_t group) const { return groups_[group]->host.slots(); }
   KvStats stats() const;
+  std::uint64_t prefix_queried_tokens() const { return totals_.prefix_queried_tokens; }
+  std::uint64_t prefix_hit_tokens() const { return totals_.prefix_hit_tokens; }
 
   // Empty where every invariant holds, else one sentence about the first that does not. O(everything): tests, and debug
   // builds each step.

@@ -9,9 +9,7 @@ namespace quire {
 // Exponentially weighted means of what was measured; 0 = not yet.
 class PreemptionCosts {
  public:
-  void measured_swap(uint64_t bytes, double seconds) {
-    blend(swap_bytes_per_second_, static_cast<double>(bytes), seconds);
-  }
+  void measured_swap_rate(double bytes_per_second) { swap_bytes_per_second_ = bytes_per_second; }
   void measured_prefill(uint64_t tokens, double seconds) {
     blend(prefill_tokens_per_second_, static_cast<double>(tokens), seconds);
   }

@@ -29,6 +29,7 @@ bool Scheduler::schedule(Step& step) {
   assert(in_flight_ <= 1);
   step.clear(kv_.num_groups());
   impossible_.clear();
+  admitted_.clear();
   newborn_.clear();
   deficit_ = 0;
   uint32_t budget = options_.max_batched_tokens;
@@ -174,6 +175,7 @@ Admission Scheduler::admit(Sequence& s) {
     stats_.prompt_tokens += s.choice == 0 ? s.num_prompt : 0;
     stats_.cached_tokens += s.num_computed;
   }
+  if (!s.group->admitted) admitted_.push_back(s.group);
   s.group->admitted = true;
   dequeue(s);
   return Admission::now;
@@ -369,7 +371,7 @@ Sequence& Scheduler::fork(Sequence& parent, uint32_t choice) {
   child->in_flight = 0;
   child->kv = kNoSeq;
   ++stats_.forks;
-  if (parent.state == SequenceState::running) {
+  if (parent.state == SequenceState::running && running_.size() < options_.max_sequences) {
     child->kv = kv_.fork(parent.kv, parent.num_computed);
     if (child->kv != kNoSeq) {
       start_running(*child);

@@ -72,7 +72,10 @@ class Scheduler {
   // Nothing is in flight, schedule() found nothing and its transfers were issued. True: something was freed or
   // preempted, schedule again. False: there is nothing to do until a request or a host's choice comes.
   bool resolve_stall();
-  // The step was submitted, under this ticket of the backend's. One that failed to be: withdrawn(), and the caller finishes its sequences.
+  // Groups that schedule() admitted for the first time.
+  const std::vector<SequenceGroup*>& admitted() const { return admitted_; }
+  // The step was submitted, under this ticket of the backend's. One that failed to be: withdrawn(), and the caller
+  // finishes its sequences.
   void submitted(Step& step, uint64_t device_ticket);
   void withdrawn(Step& step);
   // The step was waited for, and step.sampled() holds what came. Device-chosen tokens are appended; rows of finished
@@ -132,12 +135,13 @@ class Scheduler {
   std::set<Sequence*, ByRank> waiting_;
   std::set<Sequence*, ByArrival> by_arrival_;
   std::vector<Sequence*> impossible_;
+  std::vector<SequenceGroup*> admitted_;
   uint32_t overtakes_ = 0; // of the oldest waiting sequence, since it has been the oldest
   uint32_t num_swapped_ = 0, in_flight_ = 0, stalls_ = 0;
   bool batch_open_ = true;                          // static batching: the batch may still grow
   uint64_t deficit_ = 0;                            // blocks a group that running sequences failed to get in this step
   std::vector<Sequence*> newborn_, urgent_scratch_; // forks of this step; scratch
-  uint64_t last_ticket_ = 0; // of the backend
+  uint64_t last_ticket_ = 0;                        // of the backend
   SchedulerStats stats_;
 };
 

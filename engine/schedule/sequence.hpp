@@ -63,6 +63,7 @@ struct SequenceGroup {
   bool admitted = false; // once
   uint32_t num_dormant = 0;
   std::string salt;                                 // of the prefix cache
+  void* owner = nullptr;                            // the engine's record of the request
   std::vector<std::unique_ptr<Sequence>> sequences; // [0] computes the prompt
 };
 

@@ -136,7 +136,8 @@ struct Stats {
   uint64_t tokens_held = 0; // tokens whose KV is in referenced blocks, shared ones once
   uint64_t prompt_tokens = 0, output_tokens = 0, cached_tokens = 0;
   uint64_t preemptions_swap = 0, preemptions_recompute = 0;
-  uint64_t steps = 0, requests = 0, requests_failed = 0, requests_cancelled = 0;
+  uint64_t steps = 0, requests = 0, requests_failed = 0, requests_cancelled = 0; // cancelled: deadlines too
+  uint64_t device_restarts = 0;
   uint64_t prefix_queries = 0, prefix_hits = 0; // in tokens
   double step_seconds = 0, device_wait_seconds = 0, host_seconds = 0; // summed over steps
 };

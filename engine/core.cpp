@@ -1,0 +1,252 @@
+// The loop: schedule, submit, commit.
+#include "core.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cassert>
+#include <random>
+
+namespace quire {
+namespace {
+
+double seconds_between(EngineClock::time_point from, EngineClock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+#ifdef NDEBUG
+constexpr bool debug_build = false;
+#else
+constexpr bool debug_build = true;
+#endif
+
+} // namespace
+
+EngineCore::EngineCore(CoreOptions options, std::unique_ptr<Device> device)
+    : options_(std::move(options)), device_(std::move(device)), kv_(options_.kv), scheduler_(options_.scheduler, kv_),
+      kept_(options_.max_kept_tokens) {
+  seed_base_ = options_.seed ? options_.seed : (uint64_t{std::random_device{}()} << 32 | std::random_device{}());
+  options_.check_every_step |= debug_build;
+  scheduler_.costs().measured_swap_rate(device_->swap_rate());
+  choosers_ = std::make_unique<ChooserPool>(options_.num_sampler_threads, [this] { inbox_.post({}); });
+  publish_stats();
+  thread_ = std::thread([this] { run(); });
+}
+
+EngineCore::~EngineCore() {
+  Message stop;
+  stop.stop = true;
+  inbox_.post(std::move(stop));
+  thread_.join();
+  choosers_.reset();
+}
+
+void EngineCore::run() {
+  while (!stopping_) {
+    read_messages();
+    expire_deadlines();
+    if (!stopping_ && !turn()) sleep();
+  }
+  std::vector<RequestId> left;
+  for (const auto& [id, request] : requests_) left.push_back(id);
+  for (RequestId id : left) end_request(*requests_.at(id), FinishReason::cancelled);
+  for (FlyingStep& flying : pipe_) {
+    quire_status status{};
+    if (device_->alive()) device_->wait(*flying.step, status);
+  }
+  device_.reset();
+}
+
+// One step of the loop. False: there is nothing to do until a message comes.
+bool EngineCore::turn() {
+  bool scheduled = false;
+  if (pipe_.size() < 2 && device_->alive()) {
+    const auto start = EngineClock::now();
+    collect_choices();
+    auto step = take_step();
+    scheduled = schedule(*step) && submit(std::move(step));
+    counters_.host_seconds += seconds_between(start, EngineClock::now());
+  }
+  if (!pipe_.empty() && (pipe_.size() == 2 || !scheduled)) {
+    FlyingStep flying = std::move(pipe_.front());
+    pipe_.pop_front();
+    commit(std::move(flying));
+    return true;
+  }
+  if (scheduled) return true;
+  if (!device_->alive()) return revive_device();
+  const bool again = scheduler_.resolve_stall();
+  for (Sequence* s : scheduler_.impossible())
+    end_request(*static_cast<ActiveRequest*>(s->group->owner), FinishReason::error,
+                "the KV memory can't hold this request even alone: raise --kv-memory or lower max_tokens");
+  return again;
+}
+
+bool EngineCore::schedule(Step& step) {
+  const bool some = scheduler_.schedule(step);
+  for (Sequence* s : scheduler_.impossible())
+    end_request(*static_cast<ActiveRequest*>(s->group->owner), FinishReason::error,
+                "the KV memory can't hold this request even alone: raise --kv-memory or shorten the prompt");
+  if (!step.transfers.empty()) {
+    quire_status status{};
+    device_->transfer(step.transfers, status);
+    if (status.code != QUIRE_OK) { // what the tables say is no longer what the blocks hold
+      scheduler_.withdrawn(step);
+      device_lost(status.message);
+      return false;
+    }
+  }
+  return some;
+}
+
+bool EngineCore::submit(std::unique_ptr<Step> step) {
+  quire_status status{};
+  const uint64_t ticket = device_->submit(*step, status);
+  if (status.code == QUIRE_DEVICE_LOST) {
+    scheduler_.withdrawn(*step);
+    device_lost(status.message);
+    return false;
+  }
+  if (ticket == 0) {
+    scheduler_.withdrawn(*step);
+    fail_step(*step, status.message);
+    spare_steps_.push_back(std::move(step));
+    return false;
+  }
+  scheduler_.submitted(*step, ticket);
+  const auto now = EngineClock::now();
+  for (SequenceGroup* group : scheduler_.admitted()) {
+    auto& request = *static_cast<ActiveRequest*>(group->owner);
+    request.summary.queue_seconds = seconds_between(request.submitted, now);
+  }
+  pipe_.push_back({std::move(step), now, status.code == QUIRE_OK ? "" : status.message});
+  return true;
+}
+
+void EngineCore::commit(FlyingStep flying) {
+  Step& step = *flying.step;
+  const auto start = EngineClock::now();
+  quire_status status{};
+  device_->wait(step, status);
+  const auto done = EngineClock::now();
+  counters_.device_wait_seconds += seconds_between(start, done);
+  ++counters_.steps;
+  if (status.code == QUIRE_DEVICE_LOST) {
+    pipe_.push_front(std::move(flying)); // it is on the list of what was lost
+    return device_lost(status.message);
+  }
+  const std::string error = status.code == QUIRE_OK ? flying.error : status.message;
+  scheduler_.commit(step, !error.empty());
+  if (error.empty()) {
+    for (size_t row = 0; row < step.rows.size(); ++row)
+      if (!step.rows[row].dropped) take_row(step, row);
+    measure(flying, done);
+  } else {
+    fail_step(step, error);
+  }
+  spare_steps_.push_back(std::move(flying.step));
+  forget_closed();
+  if (options_.check_every_step) check_integrity("after a step");
+  publish_stats();
+  counters_.host_seconds += seconds_between(done, EngineClock::now());
+}
+
+void EngineCore::read_messages() {
+  if (!inbox_.drain(messages_)) return;
+  for (Message& message : messages_) {
+    if (message.stop) {
+      stopping_ = true;
+    } else if (message.request) {
+      ActiveRequest& request = *message.request;
+      ++counters_.requests;
+      request.group.arrival = ++arrivals_;
+      if (request.request.deadline_seconds > 0) deadlines_.push({request.deadline, request.id});
+      requests_.emplace(request.id, std::move(message.request));
+      scheduler_.add(request.group);
+    } else if (const auto found = requests_.find(message.cancel); found != requests_.end()) {
+      end_request(*found->second, FinishReason::cancelled);
+    }
+  }
+  publish_stats();
+}
+
+void EngineCore::expire_deadlines() {
+  if (deadlines_.empty()) return;
+  const auto now = EngineClock::now();
+  while (!deadlines_.empty() && deadlines_.top().first <= now) {
+    const auto found = requests_.find(deadlines_.top().second);
+    deadlines_.pop();
+    if (found != requests_.end()) end_request(*found->second, FinishReason::deadline);
+  }
+}
+
+void EngineCore::sleep() {
+  if (checked_at_step_ != counters_.steps) { // once each time that work ran out
+    checked_at_step_ = counters_.steps;
+    check_integrity("while idle");
+    forget_closed();
+    publish_stats();
+  }
+  while (!deadlines_.empty() && !requests_.count(deadlines_.top().second)) deadlines_.pop();
+  std::optional<EngineClock::time_point> until;
+  if (!deadlines_.empty()) until = deadlines_.top().first;
+  if (!device_->alive() && !requests_.empty()) {
+    const auto next = last_revival_ + std::chrono::seconds(1);
+    until = until ? std::min(*until, next) : next;
+  }
+  inbox_.wait(until);
+}
+
+// What the device needed for a step tells how fast it computes prompts: steps queue up, so a step begins when the one
+// before has ended.
+void EngineCore::measure(const FlyingStep& flying, EngineClock::time_point done) {
+  const double seconds = seconds_between(std::max(flying.submitted, last_done_), done);
+  last_done_ = done;
+  counters_.step_seconds += seconds;
+  mean_step_seconds_ = mean_step_seconds_ > 0 ? 0.9 * mean_step_seconds_ + 0.1 * seconds : seconds;
+  const Step& step = *flying.step;
+  if (step.num_tokens() >= 8 * step.chunks.size()) scheduler_.costs().measured_prefill(step.num_tokens(), seconds);
+}
+
+void EngineCore::check_integrity(const char* when) {
+  const std::string broken = scheduler_.check();
+  if (broken.empty()) return;
+  spdlog::critical("integrity check {}: {}", when, broken);
+  assert(!"integrity check");
+}
+
+void EngineCore::publish_stats() {
+  Stats s = counters_;
+  const SchedulerStats scheduler = scheduler_.stats();
+  s.running = scheduler.running;
+  s.waiting = scheduler.waiting;
+  s.swapped = scheduler.swapped;
+  s.preemptions_swap = scheduler.preemptions_swap;
+  s.preemptions_recompute = scheduler.preemptions_recompute;
+  s.prompt_tokens = scheduler.prompt_tokens;
+  s.cached_tokens = scheduler.cached_tokens;
+  const BlockPool& pool = kv_.pool(0);
+  s.blocks_total = pool.num_blocks();
+  s.blocks_cached = pool.num_cached();
+  s.blocks_referenced = pool.num_referenced() + pool.num_draining();
+  s.blocks_free = pool.num_empty();
+  s.tokens_held = pool.tokens_held();
+  s.prefix_queries = kv_.prefix_queried_tokens();
+  s.prefix_hits = kv_.prefix_hit_tokens();
+  std::lock_guard lock(stats_mutex_);
+  stats_ = s;
+}
+
+Stats EngineCore::stats() const {
+  std::lock_guard lock(stats_mutex_);
+  return stats_;
+}
+
+std::unique_ptr<Step> EngineCore::take_step() {
+  if (spare_steps_.empty()) return std::make_unique<Step>();
+  auto step = std::move(spare_steps_.back());
+  spare_steps_.pop_back();
+  return step;
+}
+
+} // namespace quire
