@@ -51,6 +51,15 @@ bool is_printable(const char* text) {
          std::all_of(text, text + length, [](unsigned char c) { return c > ' ' && c < 127; });
 }
 
+// Libraries are never unloaded: other threads and exit handlers may be inside one for as long as the process lives.
+// noexcept: an exception of a library's own initialisation would leave the loader locked, and the process hanging
+// later; ended at once it says what was thrown, and `quire plugins --probe` says by which file.
+boost::dll::shared_library open_to_stay(const fs::path& file, boost::dll::fs::error_code& failed) noexcept {
+  constexpr auto stay = static_cast<boost::dll::load_mode::type>(RTLD_NODELETE);
+  dlerror(); // forget earlier errors
+  return boost::dll::shared_library(file, boost::dll::load_mode::rtld_now | stay, failed);
+}
+
 std::string one_line(std::string text) {
   std::replace_if(
       text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
@@ -122,7 +131,7 @@ Plugin read_plugin(const quire_plugin& datum, const fs::path& path) {
   return plugin;
 }
 
-Plugin load_plugin(const fs::path& file) {
+void check_plugin_file(const fs::path& file) {
   if (const auto misfit = elf_misfit(file)) throw Error(*misfit);
   std::vector<std::string> symbols;
   try {
@@ -132,12 +141,12 @@ Plugin load_plugin(const fs::path& file) {
   }
   if (std::find(symbols.begin(), symbols.end(), QUIRE_PLUGIN_SYMBOL) == symbols.end())
     throw Error("is no Quire plugin: it has no symbol " QUIRE_PLUGIN_SYMBOL);
+}
 
-  // Libraries are never unloaded: other threads and exit handlers may be inside one for as long as the process lives.
-  constexpr auto stay = static_cast<boost::dll::load_mode::type>(RTLD_NODELETE);
+Plugin load_plugin(const fs::path& file) {
+  check_plugin_file(file);
   boost::dll::fs::error_code failed;
-  dlerror();
-  const boost::dll::shared_library library(file, boost::dll::load_mode::rtld_now | stay, failed);
+  const boost::dll::shared_library library = open_to_stay(file, failed);
   if (failed || !library.is_loaded()) {
     // Boost keeps only «bad file descriptor»; the loader's own words name what is missing.
     void* again = dlopen(file.c_str(), RTLD_NOW | RTLD_NODELETE);

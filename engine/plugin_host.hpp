@@ -84,6 +84,8 @@ class PluginHost {
   std::vector<std::filesystem::path> seen_; // canonical
 };
 
+// What can be known without loading: the file is a whole library of this machine, and has the one symbol. Throws Error.
+void check_plugin_file(const std::filesystem::path& file);
 // Loads and checks one library, without registering it. Throws Error «FILE: reason». For the host and the probe.
 Plugin load_plugin(const std::filesystem::path& absolute_file);
 // The checks of a datum alone. Throws Error.

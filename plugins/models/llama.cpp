@@ -39,7 +39,8 @@ class Llama : public quire::Model {
     const auto part = [&](const std::string& name, uint32_t n, uint32_t k, bool biased, quire_shard shard) {
       const quire_shard bias_shard = shard == QUIRE_SHARD_ROWS ? QUIRE_SHARD_ROWS : QUIRE_REPLICATE;
       const Weight weight = b.matrix(name + ".weight", n, k, shard);
-      return Part(weight, biased ? b.vector(name + ".bias", n, bias_shard) : b.optional_vector(name + ".bias", n, bias_shard));
+      return Part(weight,
+                  biased ? b.vector(name + ".bias", n, bias_shard) : b.optional_vector(name + ".bias", n, bias_shard));
     };
     const auto head_norm = [&](Value x, const std::string& name) { // Qwen3
       const Weight weight = qwen3 ? b.vector(name, head_dim) : b.optional_vector(name, head_dim);
@@ -75,8 +76,8 @@ class Llama : public quire::Model {
       const Value gate_up = b.linear(g, {part(mlp + "gate_proj", hidden, dim, mlp_bias, QUIRE_SHARD_ROWS),
                                          part(mlp + "up_proj", hidden, dim, mlp_bias, QUIRE_SHARD_ROWS)});
       const Value gate = b.view(gate_up, 0, 1, hidden), up = b.view(gate_up, hidden, 1, hidden);
-      y = b.linear(b.glu(gate, up, QUIRE_ACT_SILU), {part(mlp + "down_proj", dim, hidden, mlp_bias, QUIRE_SHARD_COLUMNS)},
-                   {.scale = residual_scale});
+      y = b.linear(b.glu(gate, up, QUIRE_ACT_SILU),
+                   {part(mlp + "down_proj", dim, hidden, mlp_bias, QUIRE_SHARD_COLUMNS)}, {.scale = residual_scale});
       x = t;
     }
 

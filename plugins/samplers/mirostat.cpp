@@ -10,7 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <string>
 
 namespace {
 
@@ -22,24 +22,23 @@ class Mirostat : public quire::Sampler {
         mu_(2 * tau_) {}
 
   int32_t choose(std::span<float> logits, uint32_t position) override {
-    const auto most_probable =
-        std::max_element(logits.begin(), logits.end(), [](float a, float b) { return a < b || std::isnan(a); });
+    if (std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); }))
+      throw quire::Failure(QUIRE_INVALID, "mirostat: the logits hold a NaN");
+    const auto most_probable = std::max_element(logits.begin(), logits.end());
     const double largest = *most_probable / temperature_;
-    if (!std::isfinite(largest))
-      throw quire::Failure(QUIRE_INVALID, "mirostat: no token is allowed, or the logits hold a NaN");
+    if (!std::isfinite(largest)) throw quire::Failure(QUIRE_INVALID, "mirostat: no token is allowed");
     double sum = 0;
     for (const float logit : logits) sum += std::exp(logit / temperature_ - largest);
-    const double log_sum = largest + std::log(sum); // NaN if any logit is
+    const double log_sum = largest + std::log(sum);
     const auto surprise = [&](float logit) { return (log_sum - logit / temperature_) / std::log(2.0); };
 
     quire::GumbelNoise noise(seed_, choice_, position);
     auto token = static_cast<uint32_t>(most_probable - logits.begin());
     double best = largest + noise(token);
     for (uint32_t i = 0; i < logits.size(); ++i) {
-      if (!(surprise(logits[i]) <= mu_)) continue;
+      if (surprise(logits[i]) > mu_) continue;
       if (const double key = logits[i] / temperature_ + noise(i); key > best) best = key, token = i;
     }
-    if (std::isnan(log_sum)) throw quire::Failure(QUIRE_INVALID, "mirostat: the logits hold a NaN");
     mu_ -= eta_ * (surprise(logits[token]) - tau_);
     return static_cast<int32_t>(token);
   }
