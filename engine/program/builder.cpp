@@ -13,6 +13,8 @@
 namespace quire {
 namespace {
 
+constexpr size_t max_ops = 1 << 20; // no network is that deep; a configuration may claim it
+
 std::string shape_text(const quire_weight& weight) {
   std::string text = "[";
   if (weight.experts != 0) text += std::to_string(weight.experts) + ", ";
@@ -159,6 +161,7 @@ uint32_t ProgramBuilder::State::kv_layer(const quire_kv_layer& layer) {
 }
 
 void ProgramBuilder::State::op(const quire_op* given, uint32_t op_size) {
+  if (program.ops.size() == max_ops) throw Error("the program has more than " + std::to_string(max_ops) + " ops");
   const auto index = static_cast<uint32_t>(program.ops.size());
   const auto known = known_part<quire_op>(given, op_size, "op " + std::to_string(index));
   check_op(known, index);

@@ -56,7 +56,7 @@ TEST(PluginHost, LoadsTheModelAndTheSamplerOfTheTree) {
   EXPECT_EQ(host.plugins()[0].version, QUIRE_VERSION);
   EXPECT_EQ(host.plugins()[0].path, fs::canonical(plugin_file("llama")));
   EXPECT_EQ(host.find_model("Qwen2ForCausalLM"), &host.plugins()[0]);
-  EXPECT_EQ(&host.model("llama"), &host.plugins()[0]);
+  EXPECT_EQ(&host.model("GraniteForCausalLM"), &host.plugins()[0]);
   EXPECT_EQ(&host.sampler("mirostat"), &host.plugins()[1]);
   EXPECT_EQ(host.models().size(), 1u);
   EXPECT_EQ(host.samplers().size(), 1u);
