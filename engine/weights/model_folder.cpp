@@ -48,12 +48,19 @@ bool is_pickle_name(std::string_view name) {
 }
 
 // What newer and older checkpoints call the same tensor: multimodal ones wrap their language model, base models lack
-// «model.».
+// «model.», Mixtral has its own word for the router.
 std::string canonical_name(const std::string& stored, bool bare) {
   const auto without = [&](std::string_view prefix) { return stored.substr(prefix.size()); };
-  if (stored.starts_with("language_model.")) return without("language_model.");
-  if (stored.starts_with("model.language_model.")) return "model." + without("model.language_model.");
-  return bare && stored != "lm_head.weight" ? "model." + stored : stored;
+  std::string name = stored;
+  if (stored.starts_with("language_model."))
+    name = without("language_model.");
+  else if (stored.starts_with("model.language_model."))
+    name = "model." + without("model.language_model.");
+  else if (bare && stored != "lm_head.weight")
+    name = "model." + stored;
+  constexpr std::string_view router = ".block_sparse_moe.gate.weight";
+  if (name.ends_with(router)) name.replace(name.size() - router.size(), router.size(), ".mlp.gate.weight");
+  return name;
 }
 
 // `bos_token` is a string or an object with `content`.
