@@ -61,7 +61,7 @@ struct DummyWeights::Pattern {
 
   Pattern(uint32_t format, bool norm, uint64_t seed) {
     const FormatInfo& info = format_info(format);
-    units = info.block_elements == 1 ? 4194301 : info.block_elements == 32 ? 131071 : 16381;
+    units = norm ? 65537 : info.block_elements == 1 ? 4194301 : info.block_elements == 32 ? 131071 : 16381;
     unit_bytes = info.block_bytes;
     std::vector<float> values(units * info.block_elements);
     uint64_t counter = mix(seed);
