@@ -82,7 +82,7 @@ void Step::assign(const quire_step& step, const CompiledProgram& compiled, const
 
   rows.assign(step.rows, step.rows + R);
   for (uint32_t r = 0; r < R; ++r)
-    if (rows[r] >= T || (r > 0 && rows[r] <= rows[r - 1])) fail("rows must be token indices in ascending order");
+    if (rows[r] >= T || (r > 0 && rows[r] < rows[r - 1])) fail("rows must be token indices in ascending order");
 }
 
 } // namespace quire::reference

@@ -145,7 +145,10 @@ TEST(GatherRows, WantedRowsAreTakenInOrder) {
     p.extra_output(p.gather_rows(p.input(width, h.random())));
     p.add_plain_logits(h.random());
     const uint32_t rows = i == 0 ? tokens : i == 1 ? 0 : h.random().integer(1, tokens);
-    h.check(p, {plain_step(tokens, rows, h.random())}, describe(rows, " of ", tokens, " rows"));
+    LogicalStep step = plain_step(tokens, rows, h.random());
+    if (i >= 3) // the samples of one prompt: a row comes several times
+      for (uint32_t copy = 0; copy < 5; ++copy) step.rows.insert(step.rows.begin() + rows / 2, step.rows[rows / 2]);
+    h.check(p, {step}, describe(rows, " of ", tokens, " rows"));
   }
 }
 

@@ -64,14 +64,17 @@ uint32_t blocks_for(const std::vector<LogicalStep>& steps, const Layout& layout)
 }
 
 Runner::Runner(BackendSession& session, const TestProgram& program, const quire_limits& limits, uint32_t num_blocks,
-               Random& random)
+               Random& random, uint32_t host_blocks)
     : session_(session), program_(program), limits_(limits), id_(session.compile(program.view(), limits)),
       pager_(program, limits.block_size, std::vector<uint32_t>(program.kv_groups.size(), num_blocks), random) {
   if (program.kv_groups.empty()) return;
   quire_kv_config config{};
   config.struct_size = sizeof(config);
   config.program = id_;
-  for (size_t g = 0; g < program.kv_groups.size(); ++g) config.num_blocks[g] = num_blocks;
+  for (size_t g = 0; g < program.kv_groups.size(); ++g) {
+    config.num_blocks[g] = num_blocks;
+    config.host_blocks[g] = host_blocks;
+  }
   session_.kv_create(config);
 }
 

@@ -39,7 +39,7 @@ uint32_t blocks_for(const std::vector<LogicalStep>& steps, const Layout& layout)
 class Runner {
  public:
   Runner(BackendSession& session, const TestProgram& program, const quire_limits& limits, uint32_t num_blocks,
-         Random& random);
+         Random& random, uint32_t host_blocks = 0);
 
   Pager& pager() { return pager_; }
   uint32_t program_id() const { return id_; }

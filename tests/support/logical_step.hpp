@@ -14,7 +14,7 @@ struct LogicalStep {
     uint32_t skip = 0;           // positions passed over before them; only for programs without a cache
   };
   std::vector<Part> parts;
-  std::vector<uint32_t> rows; // token indices over the parts in their order, ascending
+  std::vector<uint32_t> rows; // token indices over the parts in their order, ascending; one may come again
   bool checked = true;        // false: outputs are not compared, so that a long context costs little in float64
 
   uint32_t num_tokens() const {

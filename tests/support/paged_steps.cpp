@@ -39,7 +39,7 @@ uint32_t Pager::take_block(uint32_t group) {
 }
 
 void Pager::drop(uint32_t id) {
-  for (size_t g = 0; g < free_.size(); ++g)
+  for (size_t g = 0; g < sequences_[id].tables.size(); ++g)
     for (const uint32_t block : sequences_[id].tables[g])
       if (block != UINT32_MAX) free_[g].push_back(block);
   sequences_.erase(id);

@@ -43,6 +43,12 @@ class Pager {
   // The lengths and blocks of a sequence become those of a new one too (which must not outlive it unless it gets blocks
   // of its own).
   void fork(uint32_t from, uint32_t to) { sequences_[to] = sequences_[from]; }
+  // A sequence of that length whose tables the test fills itself: its (empty) one of a group.
+  std::vector<uint32_t>& adopt(uint32_t sequence, uint32_t length, uint32_t group) {
+    sequences_[sequence].length = length;
+    sequences_[sequence].tables.resize(free_.size());
+    return sequences_[sequence].tables[group];
+  }
   uint32_t take_block(uint32_t group);
   uint32_t free_blocks(uint32_t group) const { return static_cast<uint32_t>(free_[group].size()); }
 
