@@ -10,18 +10,6 @@ BlockPool::BlockPool(std::uint32_t num_blocks, std::uint32_t group, EvictionList
   for (BlockId block = num_blocks_; block-- > 0;) link_after(free_head(), block); // the lowest id first
 }
 
-void BlockPool::leave_list(BlockId block) {
-  const Block& b = blocks_[block];
-  assert(b.references == 0 && b.next != kNoBlock);
-  if (b.last_ticket > done_)
-    --num_draining_;
-  else if (b.content == kNoContent)
-    --num_empty_;
-  else
-    --num_cached_;
-  unlink(block);
-}
-
 void BlockPool::claim(BlockId block) {
   assert(block < num_blocks_ && blocks_[block].references == 0 && blocks_[block].content == kNoContent);
   assert(blocks_[block].last_ticket <= done_);

@@ -157,6 +157,18 @@ inline void BlockPool::to_free_list(BlockId block) {
   }
 }
 
+inline void BlockPool::leave_list(BlockId block) {
+  const Block& b = blocks_[block];
+  assert(b.references == 0 && b.next != kNoBlock);
+  if (b.last_ticket > done_)
+    --num_draining_;
+  else if (b.content == kNoContent)
+    --num_empty_;
+  else
+    --num_cached_;
+  unlink(block);
+}
+
 inline BlockId BlockPool::allocate() {
   const BlockId block = blocks_[free_head()].next;
   if (block == free_head()) return kNoBlock;

@@ -53,14 +53,11 @@ void BlockTable::copy_tail(KvGroup& group, Transfers& transfers, Ticket building
   blocks_.back() = copy;
 }
 
-void BlockTable::push_shared(KvGroup& group, BlockId block) {
-  if (block == kNoBlock) {
-    assert(first_live_ == size());
-    ++first_live_;
-  } else {
-    group.pool.share(block);
-  }
-  blocks_.push_back(block);
+void BlockTable::share(KvGroup& group, std::span<const BlockId> blocks) {
+  assert(blocks_.empty() && slots_.empty() && first_live_ == 0);
+  blocks_.assign(blocks.begin(), blocks.end());
+  while (first_live_ < size() && blocks_[first_live_] == kNoBlock) ++first_live_;
+  for (std::uint32_t i = first_live_; i < size(); ++i) group.pool.share(blocks_[i]);
 }
 
 void BlockTable::fork(KvGroup& group, const BlockTable& other, std::uint32_t count) {

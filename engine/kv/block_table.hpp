@@ -61,8 +61,8 @@ class BlockTable {
   // Room for `count` more tokens behind num_slots, writable from the step `building` on. needed() of them are
   // available.
   void append(KvGroup& group, Transfers& transfers, std::uint32_t num_slots, std::uint32_t count, Ticket building);
-  // The next entry is this block, one reference taken; kNoBlock behind a window.
-  void push_shared(KvGroup& group, BlockId block);
+  // The first entries are these blocks, one reference taken of each; kNoBlock behind a window. The table is empty.
+  void share(KvGroup& group, std::span<const BlockId> blocks);
   // The first `count` entries of `other`, by reference.
   void fork(KvGroup& group, const BlockTable& other, std::uint32_t count);
   // The last entry, shared so far, becomes a copy of its own. One block can be allocated.

@@ -47,7 +47,7 @@ std::string KvManager::check() const {
         if (full_group_ != UINT32_MAX) return of_sequence(id, "has a dead node in its path (4)");
         continue;
       }
-      if (index_.parent(seq.path[i]) != (i ? seq.path[i - 1] : *seq.root))
+      if (index_.parent(seq.path[i]) != (i ? seq.path[i - 1] : seq.root))
         return of_sequence(id, "has a broken path (4)");
       if (full_group_ != UINT32_MAX && index_.block(seq.path[i], full_group_) != seq.tables[full_group_].blocks()[i])
         return of_sequence(id, "has another block than its path says (4)");

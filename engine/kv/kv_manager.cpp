@@ -16,11 +16,12 @@ std::vector<std::uint32_t> blocks_of(const KvConfig& config) {
   for (const KvGroupConfig& group : config.groups) blocks.push_back(group.num_blocks);
   return blocks;
 }
+constexpr std::uint32_t kHashesAhead = 8;
 } // namespace
 
 KvManager::KvManager(const KvConfig& config)
     : config_(config), index_(config.block_size, windows_of(config), config.hash), transfers_(blocks_of(config)),
-      contiguous_(config.policy != PolicyKind::paged), resident_(config.groups.size()) {
+      contiguous_(config.policy != PolicyKind::paged), shared_(config.groups.size()) {
   assert(!config.groups.empty() && config.groups.size() <= QUIRE_MAX_GROUPS);
   if (contiguous_) { // a chunk is kept whole
     config_.prefix_cache = false;
@@ -58,7 +59,7 @@ KvSeq KvManager::new_sequence() {
   assert(seq.state == State::none && seq.path.empty());
   seq.state = State::empty;
   seq.hashes.clear();
-  seq.root.reset();
+  seq.root = {};
   seq.publishing = false;
   seq.last = seq.appended = seq.no_place_in = seq.publish_after = 0;
   seq.num_slots = seq.num_committed = seq.output_tokens = 0;
@@ -70,15 +71,15 @@ KvSeq KvManager::create(std::string_view salt, std::uint64_t adapter) {
   const KvSeq id = new_sequence();
   Sequence& seq = *sequences_[id];
   if (config_.prefix_cache) seq.root = index_.open_root(salt, adapter);
-  if (seq.root) seq.root_hash = index_.hash_of(*seq.root);
+  if (seq.root) seq.root_hash = index_.hash_of(seq.root);
   return id;
 }
 
 void KvManager::destroy(KvSeq id) {
   Sequence& seq = *sequences_[id];
   drop_blocks(seq);
-  if (seq.root) index_.close_root(*seq.root);
-  seq.root.reset();
+  if (seq.root) index_.close_root(seq.root);
+  seq.root = {};
   seq.state = State::none;
   --totals_.sequences;
   free_sequences_.push_back(id);
@@ -104,26 +105,27 @@ void KvManager::release(KvSeq id) {
   seq.state = State::empty;
 }
 
-void KvManager::extend_hashes(Sequence& seq, std::span<const std::int32_t> tokens, std::uint32_t num_blocks) const {
-  const std::size_t size = config_.block_size;
-  for (std::size_t i = seq.hashes.size(); i < num_blocks; ++i)
-    seq.hashes.push_back(index_.hash(i ? seq.hashes[i - 1] : seq.root_hash, tokens.subspan(i * size, size)));
-}
-
 std::uint32_t KvManager::match(Sequence& seq, std::span<const std::int32_t> tokens, std::uint32_t max_blocks) {
   match_.clear();
   if (!seq.root || max_blocks == 0) return 0;
-  extend_hashes(seq, tokens, max_blocks);
-  for (std::uint32_t i = 0; i < max_blocks; ++i) index_.prefetch(seq.hashes[i]);
   const std::size_t size = config_.block_size;
   std::uint32_t usable = 0;
   std::uint32_t run[QUIRE_MAX_GROUPS] = {}; // blocks that the group has without a gap, up to the node at hand
-  NodeRef node = *seq.root;
+  NodeRef node = seq.root;
   for (std::uint32_t i = 0; i < max_blocks; ++i) {
-    const auto child = index_.find(node, seq.hashes[i], tokens.subspan(i * size, size));
+    // Hashes run some blocks ahead: the chain of hashes and the search overlap, and the table's lines are there in
+    // time.
+    const std::uint32_t ahead = std::min(i + kHashesAhead, max_blocks);
+    if (seq.hashes.size() < ahead) index_.extend_chain(seq.root_hash, tokens, ahead, seq.hashes);
+    index_.prefetch(seq.hashes[ahead - 1]);
+    const NodeRef child = index_.find(node, seq.hashes[i], tokens.subspan(i * size, size));
     if (!child) break;
-    node = *child;
+    node = child;
     match_.push_back(node);
+    if (groups_.size() == 1 && full_group_ == 0) { // each of its nodes has a block
+      usable = i + 1;
+      continue;
+    }
     bool every = true;
     for (std::uint32_t g = 0; g < groups_.size(); ++g) {
       run[g] = index_.block(node, g) == kNoBlock ? 0 : run[g] + 1;
@@ -151,21 +153,24 @@ AdmitResult KvManager::admit(KvSeq id, std::span<const std::int32_t> tokens, std
     if (group->window)
       need.blocks =
           std::min(need.blocks, group->blocks_for(std::uint64_t{group->window} + 2 * config_.max_step_tokens) + 1);
-    for (std::uint32_t i = group->first_needed(hit * config_.block_size); i < hit; ++i)
-      need.revived += group->pool.references(index_.block(match_[i], group->index)) == 0;
+    std::vector<BlockId>& shared = shared_[group->index];
+    shared.resize(hit);
+    const std::uint32_t first = group->first_needed(hit * config_.block_size);
+    for (std::uint32_t i = 0; i < hit; ++i) {
+      shared[i] = i < first ? kNoBlock : index_.block(match_[i], group->index);
+      need.revived += i >= first && group->pool.references(shared[i]) == 0;
+    }
     if (const Admission verdict = group->policy->can_admit(need); verdict != Admission::now) return {verdict, 0};
   }
 
   for (auto& group : groups_) {
     BlockTable& table = seq.tables[group->index];
-    const std::uint32_t first = group->first_needed(hit * config_.block_size);
-    for (std::uint32_t i = 0; i < hit; ++i)
-      table.push_shared(*group, i < first ? kNoBlock : index_.block(match_[i], group->index));
+    table.share(*group, shared_[group->index]);
     group->policy->admit(needs[group->index], table.grant());
   }
   if (hit) seq.path.assign(match_.begin(), match_.end());
   seq.epoch = epoch_;
-  seq.publishing = seq.root.has_value();
+  seq.publishing = static_cast<bool>(seq.root);
   seq.state = State::resident;
   seq.output_tokens = output_tokens;
   seq.num_slots = seq.num_committed = hit * config_.block_size;
@@ -213,7 +218,7 @@ void KvManager::commit(KvSeq id, std::span<const std::int32_t> tokens, std::uint
 void KvManager::mend_path(Sequence& seq) const {
   if (seq.epoch == epoch_) return;
   seq.epoch = epoch_;
-  NodeRef parent = *seq.root;
+  NodeRef parent = seq.root;
   std::size_t sound = 0;
   while (sound < seq.path.size() && index_.alive(seq.path[sound]) && index_.parent(seq.path[sound]) == parent)
     parent = seq.path[sound++];
@@ -223,12 +228,12 @@ void KvManager::mend_path(Sequence& seq) const {
 void KvManager::publish(Sequence& seq, std::span<const std::int32_t> tokens, std::uint32_t num_blocks) {
   const std::size_t size = config_.block_size;
   mend_path(seq);
-  extend_hashes(seq, tokens, num_blocks);
+  index_.extend_chain(seq.root_hash, tokens, num_blocks, seq.hashes);
   for (std::uint32_t i = static_cast<std::uint32_t>(seq.path.size()); i < num_blocks; ++i) {
-    const NodeRef parent = i ? seq.path[i - 1] : *seq.root;
+    const NodeRef parent = i ? seq.path[i - 1] : seq.root;
     bool any = false;
     for (auto& group : groups_) any |= seq.tables[group->index].blocks()[i] != kNoBlock;
-    std::optional<NodeRef> node;
+    NodeRef node;
     // A chain that has lost a link, a collision of hashes: from here on the sequence is not cached.
     if (any && index_.alive(parent))
       node = index_.insert(parent, seq.hashes[i], tokens.subspan(i * size, size), orphans_);
@@ -241,15 +246,15 @@ void KvManager::publish(Sequence& seq, std::span<const std::int32_t> tokens, std
       BlockTable& table = seq.tables[group->index];
       const BlockId own = table.blocks()[i];
       if (own == kNoBlock) continue;
-      if (const BlockId held = index_.block(*node, group->index); held == kNoBlock) {
-        index_.set_block(*node, group->index, own);
-        group->pool.set_content(own, node->id);
+      if (const BlockId held = index_.block(node, group->index); held == kNoBlock) {
+        index_.set_block(node, group->index, own);
+        group->pool.set_content(own, node.id);
       } else if (held != own) {
         table.replace(*group, transfers_, i, held, seq.last);
         ++totals_.deduplicated_blocks;
       }
     }
-    seq.path.push_back(*node);
+    seq.path.push_back(node);
   }
 }
 
@@ -306,7 +311,7 @@ KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
                     seq.path.begin() + static_cast<std::ptrdiff_t>(std::min(full_blocks, seq.path.size())));
   child.root = seq.root;
   child.root_hash = seq.root_hash;
-  if (child.root) index_.share_root(*child.root);
+  if (child.root) index_.share_root(child.root);
   child.publishing = seq.publishing;
   child.epoch = seq.epoch;
   child.publish_after = seq.publish_after;
@@ -348,7 +353,7 @@ bool KvManager::swap_in(KvSeq id) {
   for (auto& group : groups_) {
     const BlockTable& table = seq.tables[group->index];
     const auto slots = table.host_slots();
-    std::vector<BlockId>& resident = resident_[group->index];
+    std::vector<BlockId>& resident = shared_[group->index];
     Need& need = needs[group->index];
     resident.assign(slots.size() - table.first_live(), kNoBlock);
     for (std::uint32_t i = table.first_live(); i < slots.size(); ++i) {
@@ -368,7 +373,7 @@ bool KvManager::swap_in(KvSeq id) {
   for (auto& group : groups_) {
     BlockTable& table = seq.tables[group->index];
     group->policy->admit(needs[group->index], table.grant());
-    table.swap_in(*group, transfers_, resident_[group->index], seq.num_slots, building_);
+    table.swap_in(*group, transfers_, shared_[group->index], seq.num_slots, building_);
   }
   totals_.swapped_in_blocks += transfers_.list().swap_in.size() - before;
   // What was evicted meanwhile is published anew, once the step that brings it back is done.

@@ -18,7 +18,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -171,7 +170,7 @@ class KvManager final : private EvictionListener {
     std::vector<BlockTable> tables; // [groups]
     std::vector<Hash128> hashes;    // of its full blocks, as far as known
     std::vector<NodeRef> path;      // its full blocks in the prefix index, from the root
-    std::optional<NodeRef> root;    // none: not cached
+    NodeRef root;                   // none: not cached
     Hash128 root_hash;
     Ticket last = 0;          // the last ticket that may touch its blocks
     Ticket appended = 0;      // the last ticket that it has had a place in
@@ -187,7 +186,6 @@ class KvManager final : private EvictionListener {
   void evicted(std::uint32_t group, BlockId block, std::uint32_t content) override;
   KvSeq new_sequence();
   bool has_place(const Sequence& seq) const { return seq.appended == building_ && seq.num_slots > seq.num_written; }
-  void extend_hashes(Sequence& seq, std::span<const std::int32_t> tokens, std::uint32_t num_blocks) const;
   // Finds the longest usable cached prefix of at most max_blocks blocks; its nodes are left in match_.
   std::uint32_t match(Sequence& seq, std::span<const std::int32_t> tokens, std::uint32_t max_blocks);
   // Cuts the path where a failed step has taken nodes from under it.
@@ -210,7 +208,7 @@ class KvManager final : private EvictionListener {
   // Scratch, kept for its capacity.
   std::vector<NodeRef> match_;
   std::vector<PrefixIndex::Orphan> orphans_;
-  std::vector<std::vector<BlockId>> resident_; // [groups] of swap_in
+  std::vector<std::vector<BlockId>> shared_; // [groups] of admit and swap_in
 };
 
 } // namespace quire

@@ -28,6 +28,15 @@ Hash128 PrefixIndex::hash_block(const Hash128& parent, std::span<const std::int3
   return {h.low64, h.high64};
 }
 
+void PrefixIndex::extend_chain(const Hash128& root, std::span<const std::int32_t> tokens, std::size_t count,
+                               std::vector<Hash128>& hashes) const {
+  for (std::size_t i = hashes.size(); i < count; ++i) {
+    const Hash128& parent = i ? hashes[i - 1] : root;
+    const auto block = tokens.subspan(i * block_size_, block_size_);
+    hashes.push_back(hash_ == &hash_block ? hash_block(parent, block) : hash_(parent, block)); // the usual one inline
+  }
+}
+
 PrefixIndex::PrefixIndex(std::uint32_t block_size, std::span<const std::uint32_t> windows, HashFunction function)
     : block_size_(block_size), num_groups_(static_cast<std::uint32_t>(windows.size())), hash_(function), table_(64) {
   assert(block_size <= kMaxBlockSize);
@@ -47,7 +56,7 @@ std::uint32_t PrefixIndex::lookup(const Hash128& hash) const {
 }
 
 void PrefixIndex::enter(std::uint32_t node) {
-  if ((num_live_ + 1) * 2 > table_.size()) grow_table();
+  if ((num_live_ + 1) * 4 > table_.size()) grow_table();
   const std::size_t mask = table_.size() - 1;
   std::size_t i = nodes_[node].hash.low & mask;
   while (table_[i].node != kNone) i = (i + 1) & mask;
@@ -124,12 +133,12 @@ void PrefixIndex::collect(std::uint32_t id) {
   }
 }
 
-std::optional<NodeRef> PrefixIndex::open_root(std::string_view salt, std::uint64_t adapter) {
+NodeRef PrefixIndex::open_root(std::string_view salt, std::uint64_t adapter) {
   const Hash128 hash = hash_(hash_root(salt, adapter), {});
   std::uint32_t id = lookup(hash);
   if (id != kNone) {
     const auto root = roots_.find(id);
-    if (root == roots_.end() || root->second.salt != salt || root->second.adapter != adapter) return std::nullopt;
+    if (root == roots_.end() || root->second.salt != salt || root->second.adapter != adapter) return {};
   } else {
     id = make_node(hash, {});
     roots_.emplace(id, Root{std::string(salt), adapter});
@@ -149,25 +158,26 @@ void PrefixIndex::close_root(NodeRef root) {
   collect(root.id);
 }
 
-std::optional<NodeRef> PrefixIndex::find(NodeRef parent, const Hash128& hash,
-                                         std::span<const std::int32_t> tokens) const {
+NodeRef PrefixIndex::find(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens) const {
   const std::uint32_t id = lookup(hash);
-  if (id == kNone) return std::nullopt;
+  if (id == kNone) return {};
   const Node& node = nodes_[id];
-  if (node.parent != parent.id || node.parent_generation != parent.generation) return std::nullopt;
-  if (std::memcmp(tokens_.data() + std::size_t{id} * block_size_, tokens.data(), block_size_ * sizeof(std::int32_t)) !=
-      0)
-    return std::nullopt;
+  if (node.parent != parent.id || node.parent_generation != parent.generation) return {};
+  // Without an early exit, so that it is a few vector instructions: nearly always all are equal.
+  const std::int32_t* own = tokens_.data() + std::size_t{id} * block_size_;
+  std::int32_t difference = 0;
+  for (std::uint32_t t = 0; t < block_size_; ++t) difference |= own[t] ^ tokens[t];
+  if (difference != 0) return {};
   return ref(id);
 }
 
-std::optional<NodeRef> PrefixIndex::insert(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens,
-                                           std::vector<Orphan>& orphans) {
+NodeRef PrefixIndex::insert(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens,
+                            std::vector<Orphan>& orphans) {
   assert(alive(parent) && tokens.size() == block_size_);
-  if (auto found = find(parent, hash, tokens)) return found;
+  if (const NodeRef found = find(parent, hash, tokens)) return found;
   if (const std::uint32_t other = lookup(hash); other != kNone) {
     const NodeRef its_parent{nodes_[other].parent, nodes_[other].parent_generation};
-    if (its_parent.id == kNone || alive(its_parent)) return std::nullopt;
+    if (its_parent.id == kNone || alive(its_parent)) return {};
     remove(ref(other), orphans);
   }
   const std::uint32_t id = make_node(hash, parent);

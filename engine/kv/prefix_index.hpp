@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,10 +25,11 @@ struct Hash128 {
   bool operator==(const Hash128&) const = default;
 };
 
-// A node as others remember it: dead once the generation has moved on.
+// A node as others remember it: dead once the generation has moved on. Empty: none.
 struct NodeRef {
   std::uint32_t id = UINT32_MAX;
   std::uint32_t generation = 0;
+  explicit operator bool() const { return id != UINT32_MAX; }
   bool operator==(const NodeRef&) const = default;
 };
 
@@ -49,9 +49,13 @@ class PrefixIndex {
                             std::span<const std::int32_t> tokens); // [block_size] tokens; none for a root
   Hash128 hash(const Hash128& parent, std::span<const std::int32_t> tokens) const { return hash_(parent, tokens); }
 
+  // hashes[i] is the hash of block i of the chain; lengthened to `count` blocks.
+  void extend_chain(const Hash128& root, std::span<const std::int32_t> tokens, std::size_t count,
+                    std::vector<Hash128>& hashes) const;
+
   // The root for (salt, adapter), kept while it has users or children. Nothing where another root has the same hash:
   // such a sequence is not cached.
-  std::optional<NodeRef> open_root(std::string_view salt, std::uint64_t adapter);
+  NodeRef open_root(std::string_view salt, std::uint64_t adapter);
   void share_root(NodeRef root);
   void close_root(NodeRef root);
 
@@ -69,11 +73,11 @@ class PrefixIndex {
   };
 
   // The child of a live node with this hash and these tokens.
-  std::optional<NodeRef> find(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens) const;
+  NodeRef find(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens) const;
   // As find, or a new node without blocks. Nothing where the hash belongs to something else; what belongs to a dead
   // parent makes way.
-  std::optional<NodeRef> insert(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens,
-                                std::vector<Orphan>& orphans);
+  NodeRef insert(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens,
+                 std::vector<Orphan>& orphans);
   void set_block(NodeRef node, std::uint32_t group, BlockId block);
 
   // Group `group` lost its block of this node.
@@ -131,7 +135,7 @@ class PrefixIndex {
   std::vector<std::int32_t> tokens_; // [nodes, block_size]
   std::vector<BlockId> blocks_;      // [nodes, groups]
   std::vector<std::uint32_t> free_nodes_;
-  std::vector<Entry> table_; // open addressing, linear probing; a power of two, at most half full
+  std::vector<Entry> table_; // open addressing, linear probing; a power of two, at most a quarter full
   std::unordered_map<std::uint32_t, Root> roots_;
   std::uint32_t num_live_ = 0;
 };

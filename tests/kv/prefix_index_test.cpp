@@ -14,10 +14,10 @@ constexpr std::uint32_t kFull[] = {0};
 TEST(PrefixIndex, CollisionOfBlocksIsAMiss) {
   PrefixIndex index(2, kFull, &same_hash);
   Orphans orphans;
-  const NodeRef root = *index.open_root("", 0);
+  const NodeRef root = index.open_root("", 0);
   const std::int32_t a[] = {1, 2}, b[] = {1, 3};
   const Hash128 hash = same_hash({}, a);
-  const NodeRef node = *index.insert(root, hash, a, orphans);
+  const NodeRef node = index.insert(root, hash, a, orphans);
   index.set_block(node, 0, 5);
   EXPECT_EQ(index.find(root, hash, a), node);
   EXPECT_FALSE(index.find(root, hash, b));
@@ -38,10 +38,10 @@ TEST(PrefixIndex, RootsAndNodesThatNobodyUsesAreGone) {
   PrefixIndex index(2, kFull);
   Orphans orphans;
   const std::int32_t a[] = {1, 2}, b[] = {3, 4};
-  const NodeRef root = *index.open_root("salt", 7);
-  const NodeRef first = *index.insert(root, index.hash(index.hash_of(root), a), a, orphans);
+  const NodeRef root = index.open_root("salt", 7);
+  const NodeRef first = index.insert(root, index.hash(index.hash_of(root), a), a, orphans);
   index.set_block(first, 0, 0);
-  const NodeRef second = *index.insert(first, index.hash(index.hash_of(first), b), b, orphans);
+  const NodeRef second = index.insert(first, index.hash(index.hash_of(first), b), b, orphans);
   index.set_block(second, 0, 1);
   index.close_root(root);
   EXPECT_EQ(index.num_nodes(), 3u);
@@ -59,8 +59,8 @@ TEST(PrefixIndex, WithoutItsFullBlockANodesOtherBlocksAreOrphans) {
   PrefixIndex index(2, windows);
   Orphans orphans;
   const std::int32_t a[] = {1, 2};
-  const NodeRef root = *index.open_root("", 0);
-  const NodeRef node = *index.insert(root, index.hash(index.hash_of(root), a), a, orphans);
+  const NodeRef root = index.open_root("", 0);
+  const NodeRef node = index.insert(root, index.hash(index.hash_of(root), a), a, orphans);
   index.set_block(node, 0, 8);
   index.set_block(node, 1, 9);
   index.lost_block(node.id, 1, orphans);
@@ -74,11 +74,11 @@ TEST(PrefixIndex, WithoutItsFullBlockANodesOtherBlocksAreOrphans) {
 TEST(PrefixIndex, FindsEveryNodeAmongManyAfterManyRemovals) {
   PrefixIndex index(2, kFull);
   Orphans orphans;
-  const NodeRef root = *index.open_root("", 0);
+  const NodeRef root = index.open_root("", 0);
   std::vector<NodeRef> nodes;
   for (std::int32_t i = 0; i < 5000; ++i) {
     const std::int32_t tokens[] = {i, -i};
-    nodes.push_back(*index.insert(root, index.hash(index.hash_of(root), tokens), tokens, orphans));
+    nodes.push_back(index.insert(root, index.hash(index.hash_of(root), tokens), tokens, orphans));
     index.set_block(nodes.back(), 0, static_cast<BlockId>(i));
   }
   for (std::int32_t i = 0; i < 5000; i += 3) index.lost_block(nodes[static_cast<std::size_t>(i)].id, 0, orphans);
@@ -86,9 +86,9 @@ TEST(PrefixIndex, FindsEveryNodeAmongManyAfterManyRemovals) {
   for (std::int32_t i = 0; i < 5000; ++i) {
     const std::int32_t tokens[] = {i, -i};
     const auto found = index.find(root, index.hash(index.hash_of(root), tokens), tokens);
-    EXPECT_EQ(found.has_value(), i % 3 != 0);
+    EXPECT_EQ(static_cast<bool>(found), i % 3 != 0);
     if (found) {
-      EXPECT_EQ(index.block(*found, 0), static_cast<BlockId>(i));
+      EXPECT_EQ(index.block(found, 0), static_cast<BlockId>(i));
     }
   }
 }
