@@ -43,6 +43,9 @@ struct SamplingParameters {
   std::vector<std::pair<std::string, double>> sampler_parameters;
 };
 
+// Semantics and results are those of Hugging Face's generate(num_beams=width). The other sampling parameters must be at
+// their defaults (temperature may be 0), min_tokens and logprobs excepted. With max_tokens 0 the answers may be as long as
+// the KV memory holds.
 struct BeamParameters {
   int32_t width = 0;            // 0 = no beam search
   float length_penalty = 1.0f;  // score = sum of logprobs / length ^ length_penalty
@@ -54,7 +57,8 @@ enum class FinishReason { none, stop, length, cancelled, deadline, error };
 struct TokenEvent {
   RequestId request = 0;
   uint32_t choice = 0;
-  int32_t token = -1; // -1: none, only text held back or the finish
+  int32_t token = -1; // -1: none, only text held back or the finish. With finish == stop and no stop_match: the end token,
+                      // whose text isn't the answer's
   float logprob = 0;
   std::vector<Candidate> candidates;
   std::string text; // only for requests with stop strings, where the engine detokenizes: what is final so far, cut before a match
@@ -69,7 +73,7 @@ struct Finished {
   uint64_t seed = 0;
   uint32_t prompt_tokens = 0;
   uint32_t cached_tokens = 0; // of the prompt, found in the prefix cache
-  uint32_t output_tokens = 0; // of all choices
+  uint32_t output_tokens = 0; // of all choices, end tokens included
   double queue_seconds = 0;   // submit to admission
   double first_token_seconds = 0; // submit to first token
   double total_seconds = 0;
@@ -119,6 +123,7 @@ struct EngineOptions {
   std::string kv_format = "f16";     // f16, bf16, f32
   std::string kv_policy = "paged";   // paged, max, pow2, oracle (comparison only)
   std::string batching = "continuous"; // continuous, static (comparison only)
+  std::string preemption = "auto";     // auto, by measured cost; or swap, recompute
   bool prefix_cache = true;
   bool invariant = false;            // CUDA; the others always are
   bool validate = false;             // API validation layers
@@ -172,8 +177,14 @@ class Engine {
   void cancel(RequestId request);
   // Forgets a kept sequence. [any]
   void release(SequenceHandle sequence);
-  // The handle of a finished request's choice that was kept; 0 if none. [any]
+  // The handle of a finished request's choice that was kept (known before its last event leaves); 0 if none, or forgotten:
+  // the least recently used are when 64 million tokens are held. [any]
   SequenceHandle kept(RequestId request, uint32_t choice) const;
+  // A handle of its own for the first at_token tokens of a kept sequence: continuing it shares every full block up to
+  // there. 0 if unknown or shorter.
+  SequenceHandle fork(SequenceHandle sequence, uint32_t at_token); // [any]
+  // Prompt and output of a kept sequence, the end token included; null if unknown. [any]
+  std::shared_ptr<const std::vector<int32_t>> tokens_of(SequenceHandle sequence) const;
 
   Stats stats() const;              // [any]
   const DeviceChoice& device() const; // immutable after construction [any]
