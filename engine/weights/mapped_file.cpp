@@ -91,7 +91,7 @@ std::string reason(int error) { return std::strerror(error); }
 } // namespace
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a pipe must not block
   if (descriptor < 0) throw Error(path.string() + " cannot be opened: " + reason(errno));
   return std::shared_ptr<const MappedFile>(new MappedFile(path, descriptor));
 }

@@ -208,17 +208,6 @@ const TensorEntry* ModelFiles::weight(std::string_view name, std::span<const uin
   return found;
 }
 
-bool ModelFiles::bind(quire_weight& request, bool optional) {
-  assert(request.name);
-  const uint64_t shape[] = {request.experts, request.rows, request.cols};
-  const TensorEntry* found = weight(request.name, std::span(shape).subspan(request.experts == 0), optional);
-  if (!found) return false;
-  request.format = found->format;
-  request.planes[0] = {found->data, found->bytes};
-  request.planes[1] = request.planes[2] = {};
-  return true;
-}
-
 const TensorEntry* ModelFiles::State::realigned(const TensorEntry& entry) {
   std::unique_ptr<Built>& made = built[entry.name];
   if (!made) {

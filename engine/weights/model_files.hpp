@@ -1,18 +1,21 @@
 // What `--model FILE|DIR` names: a GGUF file (split ones too) or a Hugging Face folder. Gives the configuration, the
 // weights, where the tokenizer lies, the chat template and the defaults of generation.
 //
-// Weights stay in the mapped file (see mapped_file.hpp for what happens if it shrinks). Every tensor goes by its
-// Hugging Face name and has its shape outermost first ([N, K]), whatever the file calls it. GGUF's own tensors without
-// a counterpart keep their names: `rope_freqs.weight` (F32 [rotary_dim / 2], divides the frequencies: llama3 scaling
-// worked out), `rope_factors_long.weight`, `rope_factors_short.weight`. Stacked experts go by
-// `model.layers.0.mlp.experts.gate_proj.weight` [experts, N, K] (also up_proj, down_proj); a checkpoint that has them
-// one by one (`…mlp.experts.7.gate_proj.weight`, `…block_sparse_moe.experts.7.w1.weight`) has them stacked in memory on
-// first use. GGUF conventions (from_gguf()): q and k of the families llama (with mistral, mixtral), granite and smollm3
-// are permuted for interleaved rope; qwen, gemma and phi are not; Gemma's norms hold weight + 1.
-// `config().string("gguf.architecture")` says which family.
+// Weights stay in the mapped file (see mapped_file.hpp for what happens if it shrinks).
+//
+// Names: every tensor goes by its Hugging Face name and has its shape outermost first ([N, K]), whatever the file says.
+//  - The router of experts is `model.layers.0.mlp.gate.weight`; stacked experts are
+//    `model.layers.0.mlp.experts.gate_proj.weight` [experts, N, K] (also up_proj, down_proj). A checkpoint that has
+//    them one by one (`….mlp.experts.7.gate_proj.weight`, `….block_sparse_moe.experts.7.w1.weight`) has them stacked
+//    in memory on first use.
+//  - GGUF's tensors without a counterpart keep their names: `rope_freqs.weight` (F32 [rotary_dim / 2], divides the
+//    frequencies: llama3 scaling worked out), `rope_factors_long.weight` and `rope_factors_short.weight` (also in
+//    config() as `rope_scaling.long_factor` and `rope_scaling.short_factor`).
+// GGUF's conventions (from_gguf()): where config() has `gguf.rope_interleaved`, q and k are permuted for interleaved
+// rope (families llama, granite, smollm3); Gemma's norms hold weight + 1. `gguf.architecture` is GGUF's own word.
 //
 // Errors: quire::Error, one sentence that names the file, the tensor and the fix.
-// Threads: [load] for open, weight, bind and write_dummy; the const members are [any].
+// Threads: [load] for open, weight and write_dummy; the const members are [any].
 #pragma once
 
 #include "quire/plugin.h"
@@ -93,8 +96,6 @@ class ModelFiles {
   // its configuration implies.
   const TensorEntry* weight(std::string_view name, std::span<const uint64_t> shape, bool optional,
                             std::string_view reason = {});
-  // The same by the ABI's request: fills format and planes[0]; false where an optional one is absent.
-  bool bind(quire_weight& request, bool optional);
 
   std::span<const TensorEntry> tensors() const; // in the order of file and offset: read them so, to stream
   std::span<const std::shared_ptr<const MappedFile>> files() const;

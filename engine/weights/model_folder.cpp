@@ -150,6 +150,8 @@ void ModelFiles::State::open_file(const fs::path& path) {
     if (!options.dummy) open_safetensors(path);
     return;
   }
+  if (!fs::is_regular_file(path))
+    throw Error(path.string() + " is not a regular file: give --model a .gguf file or a folder");
   char magic[4] = {};
   std::ifstream(path, std::ios::binary).read(magic, sizeof magic);
   const std::string_view start(magic, sizeof magic);

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <sys/stat.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -38,6 +39,8 @@ TEST(MappedFile, WhatIsNoReadableFileIsRefused) {
   EXPECT_ERROR(MappedFile::open(folder.path() / "absent"), "absent cannot be opened");
   EXPECT_ERROR(MappedFile::open(folder.path()), "cannot be mapped");
   EXPECT_ERROR(MappedFile::open("/dev/null"), "not a regular file");
+  ASSERT_EQ(mkfifo((folder.path() / "pipe").c_str(), 0600), 0);
+  EXPECT_ERROR(MappedFile::open(folder.path() / "pipe"), "not a regular file");
 }
 
 TEST(MappedFile, AdviceOutsideTheFileIsHarmless) {
