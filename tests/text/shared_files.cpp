@@ -31,8 +31,7 @@ class Reader {
   std::map<std::string, Value> values;
 
  private:
-  template <typename T>
-  T take() {
+  template <typename T> T take() {
     T value{};
     in_.read(reinterpret_cast<char*>(&value), sizeof value);
     if (!in_) throw std::runtime_error("truncated GGUF file");
@@ -45,18 +44,30 @@ class Reader {
   }
   double number(uint32_t type) {
     switch (type) {
-    case 0: return take<uint8_t>();
-    case 1: return take<int8_t>();
-    case 2: return take<uint16_t>();
-    case 3: return take<int16_t>();
-    case 4: return take<uint32_t>();
-    case 5: return take<int32_t>();
-    case 6: return take<float>();
-    case 7: return take<uint8_t>();
-    case 10: return static_cast<double>(take<uint64_t>());
-    case 11: return static_cast<double>(take<int64_t>());
-    case 12: return take<double>();
-    default: throw std::runtime_error("unknown GGUF type");
+    case 0:
+      return take<uint8_t>();
+    case 1:
+      return take<int8_t>();
+    case 2:
+      return take<uint16_t>();
+    case 3:
+      return take<int16_t>();
+    case 4:
+      return take<uint32_t>();
+    case 5:
+      return take<int32_t>();
+    case 6:
+      return take<float>();
+    case 7:
+      return take<uint8_t>();
+    case 10:
+      return static_cast<double>(take<uint64_t>());
+    case 11:
+      return static_cast<double>(take<int64_t>());
+    case 12:
+      return take<double>();
+    default:
+      throw std::runtime_error("unknown GGUF type");
     }
   }
   Value value(uint32_t type) {
@@ -66,8 +77,10 @@ class Reader {
     } else if (type == 9) {
       const auto element = take<uint32_t>();
       for (auto count = take<uint64_t>(); count > 0; --count) {
-        if (element == 8) result.texts.push_back(string());
-        else result.numbers.push_back(number(element));
+        if (element == 8)
+          result.texts.push_back(string());
+        else
+          result.numbers.push_back(number(element));
       }
     } else {
       result.number = static_cast<int64_t>(number(type));

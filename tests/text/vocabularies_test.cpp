@@ -1,4 +1,5 @@
-// Public vocabularies with the ids that their authors' tokenizers give (../shared/data/vocabs: .inp and .out beside each .gguf).
+// Public vocabularies with the ids that their authors' tokenizers give (../shared/data/vocabs: .inp and .out beside
+// each .gguf).
 #include "text/shared_files.hpp"
 #include "text/tokenizer.hpp"
 
