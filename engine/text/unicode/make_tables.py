@@ -109,7 +109,42 @@ def case():
     write("case.inc", parts)
 
 
+def printable():
+    ranges = []
+    for c in range(0x7F, 0x110000):
+        if 0xD800 <= c <= 0xDFFF or not chr(c).isprintable():
+            if ranges and ranges[-1][1] == c - 1:
+                ranges[-1][1] = c
+            else:
+                ranges.append([c, c])
+    write("printable.inc", [("Characters that repr() escapes: other, separators and unassigned {from, to}, ascending.",
+                             "constexpr uint32_t unprintable[][2]", [hexes(*r) for r in ranges])])
+
+
+def ranges_of(test):
+    ranges = []
+    for c in EVERY:
+        if not test(chr(c)):
+            continue
+        if ranges and ranges[-1][1] == c - 1:
+            ranges[-1][1] = c
+        else:
+            ranges.append([c, c])
+    return [hexes(*r) for r in ranges]
+
+
+def classes():
+    write("classes.inc", [
+        ("str.isalpha() {from, to}, ascending.", "constexpr uint32_t alpha_ranges[][2]", ranges_of(str.isalpha)),
+        ("str.isdecimal().", "constexpr uint32_t decimal_ranges[][2]", ranges_of(str.isdecimal)),
+        ("str.isdigit() but not decimal.", "constexpr uint32_t digit_ranges[][2]", ranges_of(lambda c: c.isdigit() and not c.isdecimal())),
+        ("str.isnumeric() but not a digit.", "constexpr uint32_t numeric_ranges[][2]", ranges_of(lambda c: c.isnumeric() and not c.isdigit())),
+    ])
+
+
 normalization()
 compatibility()
 case()
+printable()
+classes()
 sys.exit(0)

@@ -24,4 +24,13 @@ int combining_class(char32_t code);
 bool is_white_space(char32_t code);
 bool is_python_space(char32_t code);
 
+// Python's str.isalpha(), isdecimal(), isdigit(), isnumeric() and isalnum() of one character.
+bool is_alpha(char32_t code);
+bool is_decimal(char32_t code);
+bool is_digit(char32_t code);
+bool is_numeric(char32_t code);
+bool is_alphanumeric(char32_t code);
+// Python's str.isprintable() of one character.
+bool is_printable(char32_t code);
+
 } // namespace quire::unicode

@@ -11,6 +11,14 @@ namespace quire::unicode {
 namespace {
 
 #include "text/unicode/case.inc"
+#include "text/unicode/classes.inc"
+#include "text/unicode/printable.inc"
+
+template <size_t N> bool lies_in(const uint32_t (&ranges)[N][2], char32_t code) {
+  const auto* range = std::lower_bound(std::begin(ranges), std::end(ranges), code,
+                                       [](const uint32_t(&r)[2], char32_t c) { return r[1] < c; });
+  return range != std::end(ranges) && (*range)[0] <= code;
+}
 
 template <size_t R, size_t S>
 void append_mapped(std::string& out, char32_t code, const int32_t (&ranges)[R][4], const uint32_t (&special)[S][4]) {
@@ -62,6 +70,14 @@ bool changes_case(char32_t code) {
   append_title(mapped, code);
   return mapped != same;
 }
+
+bool is_alpha(char32_t code) { return lies_in(alpha_ranges, code); }
+bool is_decimal(char32_t code) { return lies_in(decimal_ranges, code); }
+bool is_digit(char32_t code) { return is_decimal(code) || lies_in(digit_ranges, code); }
+bool is_numeric(char32_t code) { return is_digit(code) || lies_in(numeric_ranges, code); }
+bool is_alphanumeric(char32_t code) { return is_alpha(code) || is_numeric(code); }
+
+bool is_printable(char32_t code) { return code < 0x7F ? code >= 0x20 : !lies_in(unprintable, code); }
 
 bool is_white_space(char32_t code) {
   return code == ' ' || (code >= 0x09 && code <= 0x0D) || code == 0x85 || code == 0xA0 || code == 0x1680 ||
