@@ -60,7 +60,12 @@ inline void set_status_from_exception(quire_status* status) noexcept {
 // The caller's side of a verb: `CallStatus status; table->verb(..., status); status.check();`
 class CallStatus {
  public:
-  operator quire_status*() noexcept { return &status_; }
+  // Passing it to a verb forgets what the one before said.
+  operator quire_status*() noexcept {
+    status_.code = QUIRE_OK;
+    status_.message[0] = '\0';
+    return &status_;
+  }
   bool ok() const noexcept { return status_.code == QUIRE_OK; }
   int32_t code() const noexcept { return status_.code; }
   const char* message() const noexcept { return status_.message; }
