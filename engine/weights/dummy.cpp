@@ -2,12 +2,12 @@
 
 #include "quire/error.hpp"
 #include "weights/formats.hpp"
+#include "weights/model_state.hpp"
 #include "weights/sentence.hpp"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <sys/mman.h>
 #include <thread>
 
@@ -42,15 +42,6 @@ uint64_t rows_of(std::span<const uint64_t> shape) {
 }
 
 bool is_norm(std::string_view name) { return name.ends_with("norm.weight"); }
-
-uint64_t available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string word;
-  uint64_t kib = 0;
-  while (file >> word)
-    if (word == "MemAvailable:" && file >> kib) return kib << 10;
-  return UINT64_MAX;
-}
 
 } // namespace
 
@@ -165,9 +156,9 @@ const TensorEntry* DummyWeights::weight(std::string_view name, std::span<const u
 // Takes memory for a tensor and fills it, on all cores.
 void DummyWeights::make(Made& made) const {
   TensorEntry& entry = made.entry;
-  if (entry.bytes > available_bytes())
+  if (entry.bytes > available_memory_bytes())
     throw Error("dummy weights need " + std::to_string(entry.bytes >> 20) + " MiB more for " + in_quotes(entry.name) +
-                ", and the machine has " + std::to_string(available_bytes() >> 20) +
+                ", and the machine has " + std::to_string(available_memory_bytes() >> 20) +
                 " MiB left: choose a smaller configuration or a smaller format");
   void* memory = mmap(nullptr, entry.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED)

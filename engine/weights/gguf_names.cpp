@@ -366,6 +366,7 @@ Config gguf_config(const GgufFile& file, std::span<const GgufTensor* const> tens
   }
   if (const auto bos = file.integer("tokenizer.ggml.bos_token_id")) config.set("bos_token_id", *bos);
   if (const auto eos = file.integer("tokenizer.ggml.eos_token_id")) config.set("eos_token_id", *eos);
+  if (const auto dummy = file.boolean("quire.dummy")) config.set("quire.dummy", *dummy);
   add_implied(file, architecture, config);
   return config;
 }
@@ -406,7 +407,8 @@ std::vector<std::pair<std::string, GgufScalar>> gguf_metadata(const Config& conf
                 ": choose F32, F16 or BF16, which are written as safetensors");
   const std::string prefix = std::string(family->gguf) + ".";
   std::vector<std::pair<std::string, GgufScalar>> metadata = {{"general.architecture", std::string(family->gguf)},
-                                                              {"general.type", std::string("model")}};
+                                                              {"general.type", std::string("model")},
+                                                              {"quire.dummy", true}};
   for (const Word& entry : words) {
     const bool experts_elsewhere =
         std::string_view(entry.hugging_face) == "num_local_experts" && !config.has("num_local_experts");

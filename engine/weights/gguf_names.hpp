@@ -55,7 +55,8 @@ struct GgufSplit {
 std::optional<GgufSplit> gguf_split(std::string_view file_name);
 std::string gguf_part_name(const GgufSplit& split, uint32_t part);
 
-// Metadata for writing a GGUF of this configuration, in Hugging Face's words; throws for a family without a GGUF name.
+// Metadata for writing a GGUF of made-up weights of this configuration, in Hugging Face's words; throws for a family
+// without a GGUF name.
 using GgufScalar = std::variant<uint32_t, float, bool, std::string>;
 std::vector<std::pair<std::string, GgufScalar>> gguf_metadata(const Config& config);
 // GGUF's number of a quire_format.

@@ -120,23 +120,11 @@ MappedFile::~MappedFile() {
   close(descriptor_);
 }
 
-void MappedFile::advise_sequential() const {
-  if (data_) madvise(const_cast<std::byte*>(data_), size_, MADV_SEQUENTIAL);
-}
-
 void MappedFile::will_need(uint64_t offset, uint64_t bytes) const {
   if (offset >= size_ || bytes == 0) return;
   const uint64_t begin = offset & ~uint64_t(page_bytes - 1); // the mapping begins on a page
   const uint64_t end = bytes < size_ - offset ? offset + bytes : size_;
   madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_WILLNEED);
-}
-
-void MappedFile::done_with(uint64_t offset, uint64_t bytes) const {
-  if (offset >= size_) return;
-  const uint64_t end = bytes < size_ - offset ? offset + bytes : size_;
-  const uint64_t first = (offset + page_bytes - 1) & ~uint64_t(page_bytes - 1);
-  const uint64_t last = end & ~uint64_t(page_bytes - 1);
-  if (first < last) madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
 }
 
 bool MappedFile::damaged() const {

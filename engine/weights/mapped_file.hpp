@@ -33,10 +33,9 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   uint64_t size() const { return size_; }
 
-  // Hints; a range beyond the file is cut, failures are ignored. will_need starts reading ahead and returns at once.
-  void advise_sequential() const;
+  // Hints; a range beyond the file is cut, failures are ignored. will_need starts reading ahead and returns once the
+  // reads are queued.
   void will_need(uint64_t offset, uint64_t bytes) const;
-  void done_with(uint64_t offset, uint64_t bytes) const; // whole pages within the range may be dropped
 
   // A read behind the file's end was answered with zeros.
   bool damaged() const;

@@ -154,6 +154,7 @@ void ModelFiles::State::finish() {
 const Config& ModelFiles::config() const { return state_->config; }
 bool ModelFiles::from_gguf() const { return state_->from_gguf; }
 bool ModelFiles::dummy() const { return state_->dummy != nullptr; }
+bool ModelFiles::made_up() const { return dummy() || state_->config.boolean("quire.dummy").value_or(false); }
 quire_config ModelFiles::quire_configuration() const { return as_quire_config(state_->config, state_->from_gguf); }
 const std::string& ModelFiles::architecture() const { return *state_->config.string("architectures.0"); }
 const std::string& ModelFiles::name() const { return state_->model_name; }
@@ -266,12 +267,15 @@ const TensorEntry* ModelFiles::State::stacked(std::string_view name, uint64_t ex
   return &built.emplace(std::string(name), std::move(made)).first->second->entry;
 }
 
-void ModelFiles::will_need(const TensorEntry& tensor) const {
-  if (tensor.file < state_->files.size()) state_->files[tensor.file]->will_need(tensor.offset, tensor.bytes);
-}
-
-void ModelFiles::done_with(const TensorEntry& tensor) const {
-  if (tensor.file < state_->files.size()) state_->files[tensor.file]->done_with(tensor.offset, tensor.bytes);
+void ModelFiles::start_read_ahead() {
+  uint64_t total = 0;
+  for (const auto& file : state_->files) total += file->size();
+  if (state_->dummy || total > available_memory_bytes() / 10 * 8) return;
+  state_->read_ahead = std::jthread([files = state_->files](const std::stop_token& stop) {
+    constexpr uint64_t stretch = 32 << 20;
+    for (const auto& file : files)
+      for (uint64_t at = 0; at < file->size() && !stop.stop_requested(); at += stretch) file->will_need(at, stretch);
+  });
 }
 
 void ModelFiles::check_unchanged() const {

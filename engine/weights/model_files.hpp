@@ -15,7 +15,7 @@
 // rope (families llama, granite, smollm3); Gemma's norms hold weight + 1. `gguf.architecture` is GGUF's own word.
 //
 // Errors: quire::Error, one sentence that names the file, the tensor and the fix.
-// Threads: [load] for open, weight and write_dummy; the const members are [any].
+// Threads: [load] for open, weight, start_read_ahead and write_dummy; the const members are [any].
 #pragma once
 
 #include "quire/plugin.h"
@@ -81,7 +81,8 @@ class ModelFiles {
 
   const Config& config() const;
   bool from_gguf() const; // weights follow GGUF's conventions; false for dummies
-  bool dummy() const;
+  bool dummy() const;     // weights are made up in memory
+  bool made_up() const;   // dummy(), or a checkpoint that write_dummy wrote: nobody misses its tokenizer
   quire_config quire_configuration() const; // valid as long as this lives
   // config `architectures.0` («LlamaForCausalLM»); for a GGUF family without a Hugging Face name, GGUF's word.
   const std::string& architecture() const;
@@ -101,9 +102,9 @@ class ModelFiles {
   std::span<const std::shared_ptr<const MappedFile>> files() const;
   uint64_t total_bytes() const; // of all tensors; of a dummy: of those made so far
 
-  // Reading ahead (returns at once) and giving pages back once a tensor is on a device; hints only.
-  void will_need(const TensorEntry& tensor) const;
-  void done_with(const TensorEntry& tensor) const;
+  // Starts reading all files into the page cache, in their order, on a thread of its own that ends with this object;
+  // does nothing where they would not fit in the memory that is left.
+  void start_read_ahead();
   // Throws if a file changed or shrank since it was opened: call it after loading.
   void check_unchanged() const;
   // Throws if a block's scale (or an element of a float format) of this tensor is NaN or infinite. Reads it all.

@@ -82,6 +82,15 @@ void add_eos(const Config& config, std::vector<int32_t>& ids) {
 
 } // namespace
 
+uint64_t available_memory_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string word;
+  uint64_t kib = 0;
+  while (file >> word)
+    if (word == "MemAvailable:" && file >> kib) return kib << 10;
+  return UINT64_MAX;
+}
+
 std::string read_text(const fs::path& path, uint64_t max_bytes) {
   std::error_code code;
   const auto size = fs::file_size(path, code);

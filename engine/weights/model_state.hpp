@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -43,6 +44,7 @@ struct ModelFiles::State {
   };
   std::map<std::string, std::unique_ptr<Built>, std::less<>> built;
   std::unique_ptr<DummyWeights> dummy;
+  std::jthread read_ahead; // last: ends before what it reads
 
   void add(TensorEntry entry) { tensors.push_back(std::move(entry)); }
   // Sorts and indexes what was added; throws for names that occur twice.
@@ -58,6 +60,10 @@ struct ModelFiles::State {
   const TensorEntry* stacked(std::string_view name, uint64_t experts);
   const TensorEntry* realigned(const TensorEntry& entry);
 };
+
+// Bytes that the machine can still give without swapping, as the kernel estimates them; UINT64_MAX where it doesn't
+// say.
+uint64_t available_memory_bytes();
 
 // The text of a small file; throws if it is missing or larger than `max_bytes`.
 std::string read_text(const std::filesystem::path& path, uint64_t max_bytes = uint64_t(256) << 20);

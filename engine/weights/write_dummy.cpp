@@ -214,6 +214,7 @@ void ModelFiles::write_dummy(const fs::path& folder, uint64_t shard_bytes,
   for (const auto& [key, value] : state_->config.values())
     if (!key.starts_with("gguf.")) config.set(key, value);
   for (const auto& [key, length] : state_->config.lengths()) config.set_length(key, length);
+  config.set("quire.dummy", true);
   NewFile file(folder / "config.json");
   file.write(config.to_json());
   file.finish();

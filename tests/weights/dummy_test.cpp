@@ -178,6 +178,8 @@ TEST(Dummy, WrittenFoldersOpenWithTheSameWeights) {
     EXPECT_GT(read->files().size(), 2u) << "more than one shard";
     EXPECT_EQ(read->total_bytes(), made->total_bytes());
     EXPECT_TRUE(read->has_tokenizer());
+    EXPECT_FALSE(read->dummy());
+    EXPECT_TRUE(read->made_up()) << "its weights are not a model's, and it says so";
     EXPECT_EQ(read->config().integer("num_key_value_heads"), 2);
     EXPECT_EQ(read->architecture(), "LlamaForCausalLM");
     const auto reference = ModelFiles::open(source.path(), options(QUIRE_BF16));
@@ -205,6 +207,8 @@ TEST(Dummy, BlockFormatsAreWrittenAsGguf) {
   made->write_dummy(target.path());
   const auto read = ModelFiles::open(target.path());
   EXPECT_TRUE(read->from_gguf());
+  EXPECT_TRUE(read->made_up());
+  EXPECT_FALSE(read->has_tokenizer());
   EXPECT_EQ(read->architecture(), "LlamaForCausalLM");
   for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                           "num_key_value_heads", "head_dim", "vocab_size"})

@@ -72,8 +72,8 @@ TEST(ModelFiles, AFolderIsOpened) {
   EXPECT_EQ(value, 3.0f);
   EXPECT_EQ(model->find("absent"), nullptr);
   EXPECT_EQ(model->quire_configuration().from_gguf, 0u);
-  model->will_need(*norm);
-  model->done_with(*norm);
+  EXPECT_FALSE(model->made_up());
+  model->start_read_ahead();
   EXPECT_NO_THROW(model->check_unchanged());
   // With a slash at its end, and by the file in it.
   EXPECT_EQ(ModelFiles::open(folder.path() / "")->name(), model->name());
