@@ -79,8 +79,9 @@ std::string cache_folder(const std::string& asked) {
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const ModelFiles& files, uint32_t vocab_size) {
   if (files.tokenizer_json()) return Tokenizer::from_folder(files.tokenizer_json()->parent_path());
-  if (files.gguf()) return Tokenizer::from_gguf(gguf_vocabulary(*files.gguf()), files.gguf()->name());
-  if (!files.dummy())
+  if (files.gguf() && (files.has_tokenizer() || !files.made_up()))
+    return Tokenizer::from_gguf(gguf_vocabulary(*files.gguf()), files.gguf()->name());
+  if (!files.made_up())
     throw Error(files.name() + ": there is no tokenizer.json: put the model's own beside config.json");
   if (vocab_size < 256)
     throw Error(
@@ -262,9 +263,10 @@ Engine::Impl::Impl(const EngineOptions& options) {
                 std::to_string(program.max_context) + " tokens: lower --max-context");
   spdlog::info("model: {} ({}), {:.1f} million parameters, {} layers, vocabulary {}{}", info.name, info.architecture,
                static_cast<double>(info.parameters) * 1e-6, info.num_layers, info.vocab_size,
-               files->dummy() ? ", dummy weights: its words mean nothing" : "");
+               files->made_up() ? ", dummy weights: its words mean nothing" : "");
   bool cpu = false;
   quire_limits limits{};
+  files->start_read_ahead();
   std::unique_ptr<Device> device = open_device(options, cpu, limits);
   files->check_unchanged();
   CoreOptions core_options = plan(options, *device, cpu, limits);
