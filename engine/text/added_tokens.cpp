@@ -19,14 +19,6 @@ char32_t character_before(std::string_view text, size_t at, size_t& begin) {
   return step.kind == Utf8Step::valid && begin + step.size == at ? step.code : 0;
 }
 
-// A word character for single_word: a letter, digit or underscore. Beyond ASCII every character that is not white space
-// or general punctuation counts: the flag is used by no public model of this decade, and never with other scripts.
-bool is_word(char32_t code) {
-  if (code < 0x80) return (code >= '0' && code <= '9') || ((code | 32) >= 'a' && (code | 32) <= 'z') || code == '_';
-  return code >= 0xAA && !unicode::is_white_space(code) && !(code >= 0x2000 && code <= 0x206F) &&
-         !(code >= 0x3000 && code <= 0x303F);
-}
-
 } // namespace
 
 void AddedTokens::add(AddedToken token) {
@@ -48,6 +40,8 @@ void AddedTokens::add(AddedToken token) {
   if (nodes_[at].token >= 0) return;
   nodes_[at].token = static_cast<int32_t>(tokens_.size());
   begins_[static_cast<uint8_t>(token.content[0])] = true;
+  // \w and the joiners: a word character in Unicode's sense (UTS 18, annex C).
+  if (token.single_word && !word_) word_.emplace(R"([\w\x{200C}\x{200D}])", "an added token's single_word");
   tokens_.push_back(std::move(token));
 }
 
@@ -57,6 +51,14 @@ bool AddedTokens::make_special(int32_t id) {
   if (found == tokens_.end()) return false;
   found->special = true;
   return true;
+}
+
+bool AddedTokens::is_word(char32_t code) const {
+  if (code == 0) return false;
+  std::string character;
+  append_utf8(character, code);
+  size_t begin = 0, end = 0;
+  return RegexMatcher(*word_, character.size()).find(character, 0, begin, end);
 }
 
 int32_t AddedTokens::child(int32_t node, char byte) const {
@@ -92,10 +94,12 @@ bool AddedTokens::find(std::string_view text, size_t from, bool parse_special, M
     const AddedToken& token = tokens_[index];
     size_t begin = at, end = at + token.content.size(), unused = 0;
     bool passes = token.special && !parse_special;
-    if (token.single_word) {
-      const Utf8Step after = end < text.size() ? utf8_step(text, end) : Utf8Step{};
-      passes = passes || is_word(character_before(text, begin, unused)) ||
-               (end < text.size() && after.kind == Utf8Step::valid && is_word(after.code));
+    if (token.single_word && !passes) {
+      passes = is_word(character_before(text, begin, unused));
+      if (end < text.size()) {
+        const Utf8Step after = utf8_step(text, end);
+        passes = passes || (after.kind == Utf8Step::valid && is_word(after.code));
+      }
     }
     if (passes) {
       at = end - 1;

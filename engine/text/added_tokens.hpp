@@ -2,9 +2,12 @@
 // (<|im_end|>) and others that a model's authors added. Immutable once built; [any] thread.
 #pragma once
 
+#include "text/regex.hpp"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,7 +45,8 @@ class AddedTokens {
   bool special_begins(std::string_view text, size_t at) const;
 
  private:
-  int32_t child(int32_t node, char byte) const;               // -1: none
+  int32_t child(int32_t node, char byte) const; // -1: none
+  bool is_word(char32_t code) const;
   int32_t longest_at(std::string_view text, size_t at) const; // index of the token, -1: none
 
   struct Node {
@@ -52,6 +56,7 @@ class AddedTokens {
   std::vector<Node> nodes_ = std::vector<Node>(1);
   std::array<bool, 256> begins_{};
   std::vector<AddedToken> tokens_;
+  std::optional<Regex> word_; // if some token is single_word
 };
 
 } // namespace quire

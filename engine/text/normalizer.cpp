@@ -41,8 +41,7 @@ std::string apply(const Normalizer::StripAccents&, std::string text) {
   std::string out;
   for (size_t at = 0; at < text.size();) {
     const Utf8Step step = utf8_step(text, at);
-    // The marks that this step is for (after NFD) are those with a combining class.
-    if (step.kind != Utf8Step::valid || unicode::combining_class(step.code) == 0) out.append(text, at, step.size);
+    if (step.kind != Utf8Step::valid || !unicode::is_mark(step.code)) out.append(text, at, step.size);
     at += step.size;
   }
   return out;

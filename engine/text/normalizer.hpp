@@ -27,7 +27,7 @@ class Normalizer {
     unicode::Form form;
   };
   struct Lowercase {};
-  struct StripAccents {}; // leaves out combining marks
+  struct StripAccents {}; // leaves out marks
   struct Strip {
     bool left, right;
   };

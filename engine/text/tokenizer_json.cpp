@@ -79,7 +79,14 @@ class JsonLoader {
     if (last < 0) vocab.fail("is empty");
     parts_->vocabulary.resize(static_cast<size_t>(last) + 1);
 
-    for (size_t i = 0; i < added_count; ++i) read_added(added.at(i));
+    for (size_t i = 0; i < added_count; ++i) {
+      const JsonView token = added.at(i);
+      const auto* in_vocab =
+          vocab.value().get_object().if_contains(token["content"].value().is_string() ? token["content"].string() : "");
+      if (in_vocab && *in_vocab != token["id"].value())
+        token["id"].fail("differs from the id that model.vocab gives to the same token");
+      read_added(token);
+    }
     const bool fallback = model_["byte_fallback"].boolean_or(false) || decoding_.byte_fallback;
     for (const auto& [key, id_value] : vocab.value().get_object()) {
       const auto id = static_cast<int32_t>(id_value.get_int64());

@@ -212,8 +212,7 @@ Value Interpreter::evaluate_slice(const Expression& e) {
   }
   line_ = e.line;
   const Sequence* sequence = object.sequence();
-  if (!object.text() && !(sequence && (sequence->is_plain() || sequence->kind == Sequence::Kind::range)))
-    fail("'" + std::string(type_name(object)) + "' object can't be sliced");
+  if (!object.text() && !(sequence && (sequence->is_plain() || sequence->kind == Sequence::Kind::range))) return {};
   const Integer length = length_of(object), step = bounds[2];
   if (step == 0) fail("a slice's step is zero");
   // Python's slice.indices().

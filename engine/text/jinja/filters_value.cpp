@@ -40,8 +40,8 @@ Value integer(Interpreter&, const Value& subject, Arguments& arguments) {
   if (Integer whole; subject.as_integer(whole)) return Value::integer(whole);
   double real = 0;
   if (subject.is_text()) {
-    if (base < 0 || base > 36 || base == 1) fail("int: base must be 0 or from 2 to 36");
-    if (Integer whole; parse_integer(subject.string(), static_cast<int>(base), whole)) return Value::integer(whole);
+    const bool is_base = base == 0 || (base >= 2 && base <= 36);
+    if (Integer whole; is_base && parse_integer(subject.string(), static_cast<int>(base), whole)) return Value::integer(whole);
     if (!parse_real(subject.string(), real)) return otherwise;
   } else if (!subject.as_real(real)) {
     if (subject.is_undefined()) fail("int needs a value, not an undefined one");

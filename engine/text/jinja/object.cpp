@@ -15,6 +15,7 @@ std::optional<Value> Namespace::attribute(Interpreter&, std::string_view name) {
 }
 
 void Namespace::set(Runtime& runtime, std::string_view name, Value value) {
+  if (name.starts_with('_')) fail("a namespace has no attributes that begin with '_'");
   runtime.step(1 + static_cast<int64_t>(attributes_.size()));
   for (auto& [key, there] : attributes_) {
     if (key != name) continue;

@@ -71,6 +71,7 @@ bool changes_case(char32_t code) {
   return mapped != same;
 }
 
+bool is_mark(char32_t code) { return lies_in(mark_ranges, code); }
 bool is_alpha(char32_t code) { return lies_in(alpha_ranges, code); }
 bool is_decimal(char32_t code) { return lies_in(decimal_ranges, code); }
 bool is_digit(char32_t code) { return is_decimal(code) || lies_in(digit_ranges, code); }

@@ -136,6 +136,7 @@ def ranges_of(test):
 def classes():
     write("classes.inc", [
         ("str.isalpha() {from, to}, ascending.", "constexpr uint32_t alpha_ranges[][2]", ranges_of(str.isalpha)),
+        ("Marks: general categories Mn, Mc and Me.", "constexpr uint32_t mark_ranges[][2]", ranges_of(lambda c: unicodedata.category(c)[0] == "M")),
         ("str.isdecimal().", "constexpr uint32_t decimal_ranges[][2]", ranges_of(str.isdecimal)),
         ("str.isdigit() but not decimal.", "constexpr uint32_t digit_ranges[][2]", ranges_of(lambda c: c.isdigit() and not c.isdecimal())),
         ("str.isnumeric() but not a digit.", "constexpr uint32_t numeric_ranges[][2]", ranges_of(lambda c: c.isnumeric() and not c.isdigit())),

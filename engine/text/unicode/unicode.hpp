@@ -20,6 +20,7 @@ void append_title(std::string& out, char32_t code);
 bool changes_case(char32_t code); // has another lower, upper or title case: what str.title() takes for a letter
 
 int combining_class(char32_t code);
+bool is_mark(char32_t code); // general category M
 // Property White_Space, and what Python's str.isspace() adds to it (U+001C to U+001F).
 bool is_white_space(char32_t code);
 bool is_python_space(char32_t code);
