@@ -111,7 +111,7 @@ class Printer {
 
   std::string line(const quire_op& op) const {
     const auto in = [&](uint32_t slot) { return value(op.in[slot]); };
-    const std::string result = op.out[0] != 0 ? value(op.out[0]) + " = " : "";
+    std::string result = op.out[0] != 0 ? value(op.out[0]) + " = " : "";
     switch (op.kind) {
     case QUIRE_OP_EMBED:
       return result + weight(op.u.embed.table) + optional_weight(" + ", op.u.embed.positions) + scale(op.u.embed.scale);

@@ -39,7 +39,8 @@ std::string reason_of(const ModelFiles& files, const char* name, std::span<const
     const uint64_t size = expected[expected.size() - 1 - from_end];
     if (size == is(from_end)) continue;
     const std::string words = size_in_words(files.config(), size);
-    if (!words.empty()) reason = reason.empty() ? words : words + ", " + reason;
+    if (!words.empty() && !reason.empty()) reason.insert(0, ", ");
+    reason.insert(0, words);
   }
   return reason;
 }
@@ -53,7 +54,7 @@ ProgramSource program_source(std::shared_ptr<ModelFiles> files, uint32_t context
   source.config = files->quire_configuration();
   source.context = context;
   source.owner = files;
-  source.bind = [files](quire_weight& wanted, bool optional) {
+  source.bind = [files = std::move(files)](quire_weight& wanted, bool optional) {
     const std::array<uint64_t, 3> all = {wanted.experts, wanted.rows, wanted.cols};
     const std::span<const uint64_t> shape = std::span(all).subspan(wanted.experts == 0 ? 1 : 0);
     const TensorEntry* tensor = files->weight(wanted.name, shape, optional, reason_of(*files, wanted.name, shape));

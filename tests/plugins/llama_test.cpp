@@ -2,6 +2,7 @@
 #include "plugin_host.hpp"
 #include "program/builder.hpp"
 #include "program/print.hpp"
+#include "quire/plan.hpp"
 #include "weights/model_files.hpp"
 
 #include "build_paths.hpp"
@@ -98,6 +99,12 @@ TEST_F(LlamaFamily, TheRealModelGivesItsOpsAndBindsAllItsWeights) {
     }
   // The output matrix is the embedding's.
   EXPECT_EQ(program.ops.back().u.linear.weights[0], program.ops.front().u.embed.table);
+  // Its activations at 512 tokens and 16 rows: no plan can do with less.
+  quire_limits limits{};
+  limits.max_tokens = 512, limits.max_rows = limits.max_sequences = 16;
+  const BufferPlan plan = plan_buffers(program.view(), limits);
+  EXPECT_EQ(plan.peak_bytes, plan.bound_bytes);
+  EXPECT_EQ(plan.peak_bytes, 512u * 4 * (576 + 3072 + 1536)); // the residual, gate and up, and their product
   const std::string listing = print_program(program.view());
   EXPECT_NE(
       listing.find("     0 embed         embed1 [T, 576] = model.embed_tokens.weight [49152, 576] Q8_0 28.69 MiB\n"),

@@ -140,12 +140,13 @@ template <class Class> struct SamplerGlue {
   static void* open(void*, const quire_sampler_request* given, quire_status* status) noexcept {
     return guarded(status, [&]() -> void* {
       const quire_sampler_request request = known_struct(given, "the sampler request");
-      return static_cast<Sampler*>(new Class(SamplerRequest(request)));
+      return static_cast<Sampler*>(std::make_unique<Class>(SamplerRequest(request)).release());
     });
   }
   static void* clone(void* state, quire_status* status) noexcept {
     return guarded(status, [&]() -> void* {
-      return static_cast<Sampler*>(new Class(*static_cast<const Class*>(static_cast<const Sampler*>(state))));
+      const Class& original = *static_cast<const Class*>(static_cast<const Sampler*>(state));
+      return static_cast<Sampler*>(std::make_unique<Class>(original).release());
     });
   }
   static int32_t choose(void* state, float* logits, uint32_t vocab_size, uint32_t position,
