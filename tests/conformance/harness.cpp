@@ -19,15 +19,6 @@ uint64_t seed_of(const char* test) {
   return hash ^ options().seed * 0x9E3779B97F4A7C15u;
 }
 
-BackendSession::Options session_options() {
-  BackendSession::Options o;
-  o.device = options().device;
-  o.num_threads = options().threads;
-  o.validate = options().validate;
-  o.cache_dir = options().cache_dir;
-  return o;
-}
-
 // Tokens that each sequence has had after all steps.
 std::map<uint32_t, uint32_t> lengths_after(const std::vector<LogicalStep>& steps) {
   std::map<uint32_t, uint32_t> lengths;
@@ -38,6 +29,15 @@ std::map<uint32_t, uint32_t> lengths_after(const std::vector<LogicalStep>& steps
 }
 
 } // namespace
+
+BackendSession::Options session_options() {
+  BackendSession::Options o;
+  o.device = options().device;
+  o.num_threads = options().threads;
+  o.validate = options().validate;
+  o.cache_dir = options().cache_dir;
+  return o;
+}
 
 quire_limits limits_for(const std::vector<LogicalStep>& steps, const Layout& layout) {
   quire_limits limits{};

@@ -22,6 +22,8 @@
 
 namespace quire::tests {
 
+BackendSession::Options session_options();
+
 // How the memory of a case is laid out.
 struct Layout {
   uint32_t block_size = 16;

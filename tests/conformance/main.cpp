@@ -1,12 +1,15 @@
-// quire-tests: the conformance of a backend, on any machine that has only a driver.
+// quire-tests: is a backend right? On any machine that has only a driver.
 //
-//   quire-tests conformance --backend reference|vulkan|cuda [--plugin FILE] [--device N] [--threads N] [--full] [--seed
-//   S]
-//                           [--filter OP] [--validate] [--cache-dir DIR] [--gtest_...]
+//   quire-tests conformance [--backend reference|vulkan|cuda] [--filter OP] [--seed S] [--gtest_...]
+//       every op and verb against float64, over random shapes
+//   quire-tests oracle [--backend ...] [--model FILE] [--goldens FILE] [--chunk N] [--batch N]
+//       SmolLM2-135M-Instruct at Q4_1 against Hugging Face's logits and greedy tokens
+//   both: [--plugin FILE] [--device N] [--threads N] [--full] [--validate] [--cache-dir DIR]
 //
-// Exit codes: 0 passed, 1 failed, 2 wrong use, 77 the backend is not there (meson: skipped).
+// Exit codes: 0 passed, 1 failed, 2 wrong use, 77 the backend, its device or the model is not there (meson: skipped).
 #include "conformance/harness.hpp"
 #include "support/backend_session.hpp"
+#include "support/oracle_check.hpp"
 
 #include <gtest/gtest.h>
 
@@ -31,11 +34,13 @@ const quire_plugin*& backend_plugin() {
 namespace {
 
 [[noreturn]] void refuse(const std::string& what) {
-  std::fprintf(stderr,
-               "quire-tests: %s\nusage: quire-tests conformance [--backend NAME] [--plugin FILE] [--device N] "
-               "[--threads N] [--full] "
-               "[--seed S] [--filter OP] [--validate] [--cache-dir DIR]\n",
-               what.c_str());
+  std::fprintf(
+      stderr,
+      "quire-tests: %s\n"
+      "usage: quire-tests conformance [--filter OP] [--seed S]\n"
+      "       quire-tests oracle [--model FILE] [--goldens FILE] [--chunk N] [--batch N]\n"
+      "both:  [--backend NAME] [--plugin FILE] [--device N] [--threads N] [--full] [--validate] [--cache-dir DIR]\n",
+      what.c_str());
   std::exit(2);
 }
 
@@ -49,7 +54,9 @@ uint64_t number(const std::string& flag, const std::string& text) {
 void parse(int argc, char** argv) {
   Options& o = options();
   if (const char* full = std::getenv("QUIRE_FULL")) o.full = std::strcmp(full, "1") == 0;
-  if (argc < 2 || std::strcmp(argv[1], "conformance") != 0) refuse("the first word must be conformance");
+  const std::string command = argc < 2 ? "" : argv[1];
+  if (command != "conformance" && command != "oracle") refuse("the first word must be conformance or oracle");
+  o.oracle = command == "oracle";
   for (int i = 2; i < argc; ++i) {
     const std::string flag = argv[i];
     const auto value = [&]() -> std::string {
@@ -62,6 +69,14 @@ void parse(int argc, char** argv) {
       o.plugin = value();
     else if (flag == "--filter")
       o.filter = value();
+    else if (flag == "--model")
+      o.model = value();
+    else if (flag == "--goldens")
+      o.goldens = value();
+    else if (flag == "--chunk")
+      o.chunk = static_cast<uint32_t>(number(flag, value()));
+    else if (flag == "--batch")
+      o.batch = static_cast<uint32_t>(number(flag, value()));
     else if (flag == "--cache-dir")
       o.cache_dir = value();
     else if (flag == "--device")
@@ -90,6 +105,36 @@ std::string gtest_filter(const std::string& word) {
   return camel + ".*:*" + word + "*";
 }
 
+int run_conformance() {
+  const int result = RUN_ALL_TESTS();
+  std::printf("largest error of an element %.2f of %.0f allowed, of a row %.2f of %.0f (tests/support/tolerance.hpp)\n",
+              worst().element, kElementMargin, worst().row, kRowMargin);
+  const testing::UnitTest& tests = *testing::UnitTest::GetInstance();
+  std::printf("%d passed, %d failed\n", tests.successful_test_count(), tests.failed_test_count());
+  return result;
+}
+
+int run_oracle() {
+  OracleOptions o = oracle_options(options().backend);
+  o.model = options().model.empty() ? find_test_model() : options().model;
+  if (o.model.empty()) {
+    std::fprintf(
+        stderr,
+        "quire-tests: skipped: no SmolLM2-135M-Instruct.Q4_1.gguf; run ./quickstart.sh, or name it by --model\n");
+    return 77;
+  }
+  o.goldens = options().goldens;
+  o.full = options().full;
+  if (options().chunk) o.chunk = options().chunk;
+  if (options().batch) o.batch = options().batch;
+  o.session = session_options();
+  const OracleResult r = check_oracle(*backend_plugin(), o);
+  for (const std::string& problem : r.problems) std::printf("FAILED: %s\n", problem.c_str());
+  std::printf("%s\n%d passed, %d failed\n", r.summary(o).c_str(), r.problems.empty() ? 1 : 0,
+              r.problems.empty() ? 0 : 1);
+  return r.problems.empty() ? 0 : 1;
+}
+
 } // namespace
 } // namespace quire::tests
 
@@ -99,10 +144,11 @@ int main(int argc, char** argv) {
   parse(argc, argv);
   if (!options().filter.empty()) testing::GTEST_FLAG(filter) = gtest_filter(options().filter);
   std::string why;
-  backend_plugin() = find_backend(options().backend, options().plugin, &why);
+  bool absent = false;
+  backend_plugin() = find_backend(options().backend, options().plugin, &why, &absent);
   if (!backend_plugin()) {
-    std::fprintf(stderr, "quire-tests: skipped: %s\n", why.c_str());
-    return 77;
+    std::fprintf(stderr, "quire-tests: %s%s\n", absent ? "skipped: " : "", why.c_str());
+    return absent ? 77 : 1;
   }
   const auto& table = *static_cast<const quire_backend*>(backend_plugin()->table);
   quire_status status{};
@@ -117,10 +163,10 @@ int main(int argc, char** argv) {
   }
   std::printf("quire-tests: backend %s %s on %s (%s), seed %llu%s\n", backend_plugin()->id, backend_plugin()->version,
               info.name, info.driver, static_cast<unsigned long long>(options().seed), options().full ? ", full" : "");
-  const int result = RUN_ALL_TESTS();
-  std::printf("largest error of an element %.2f of %.0f allowed, of a row %.2f of %.0f (tests/support/tolerance.hpp)\n",
-              worst().element, kElementMargin, worst().row, kRowMargin);
-  const testing::UnitTest& tests = *testing::UnitTest::GetInstance();
-  std::printf("%d passed, %d failed\n", tests.successful_test_count(), tests.failed_test_count());
-  return result;
+  try {
+    return options().oracle ? run_oracle() : run_conformance();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "quire-tests: %s\n", error.what());
+    return 1;
+  }
 }

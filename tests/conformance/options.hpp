@@ -1,4 +1,4 @@
-// What `quire-tests conformance` was asked for.
+// What `quire-tests` was asked for.
 #pragma once
 
 #include "quire/plugin.h"
@@ -15,6 +15,10 @@ struct Options {
   std::string cache_dir;
   uint32_t device = 0;
   uint32_t threads = 0;
+  std::string model;             // of oracle
+  std::string goldens;           // likewise
+  uint32_t chunk = 0, batch = 0; // likewise; 0 = as usual
+  bool oracle = false;           // the command
   bool full = false;
   bool validate = false;
   uint64_t seed = 1;

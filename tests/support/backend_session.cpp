@@ -55,9 +55,10 @@ fs::path find_library(const std::string& name) {
 
 } // namespace
 
-const quire_plugin* find_backend(const std::string& name, const std::string& path, std::string* why) {
+const quire_plugin* find_backend(const std::string& name, const std::string& path, std::string* why, bool* absent) {
   if (name == "reference" && path.empty()) return &reference_plugin();
   const fs::path library = path.empty() ? find_library(name) : fs::path(path);
+  if (absent) *absent = library.empty();
   if (library.empty()) {
     *why = "no plugin of the backend «" + name + "» was found: build it, or name its file by --plugin";
     return nullptr;

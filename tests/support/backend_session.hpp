@@ -22,9 +22,10 @@ class BackendError : public std::runtime_error {
 };
 
 // «reference» is linked in; any other is loaded from the path, or from where QUIRE_PLUGIN_PATH, the build tree or the
-// bundle has it. nullptr, with the reason in *why, where there is none. Loaded libraries stay for the life of the
-// process.
-const quire_plugin* find_backend(const std::string& name, const std::string& path, std::string* why);
+// bundle has it. nullptr, with the reason in *why, where there is none that fits; *absent: none was found at all.
+// Loaded libraries stay for the life of the process.
+const quire_plugin* find_backend(const std::string& name, const std::string& path, std::string* why,
+                                 bool* absent = nullptr);
 
 // An instance with RAII and exceptions.
 class BackendSession {

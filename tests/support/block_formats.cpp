@@ -229,6 +229,7 @@ uint16_t half_bits(double value) {
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   const double magnitude = std::abs(value);
   if (std::isnan(value)) return 0x7E00;
+  if (magnitude == 0) return sign;
   if (magnitude >= 65520) return sign | 0x7C00;
   int exponent = 0;
   std::frexp(magnitude, &exponent);              // magnitude in [2^(exponent - 1), 2^exponent)

@@ -63,7 +63,7 @@ std::vector<Set> possible_sets(const std::vector<double>& l, const quire_samplin
     apply([&](const Set& set, double shift) {
       Set kept;
       for (const uint32_t i : set)
-        if (p[i] >= row.min_p * (1 + shift * kMassSlack)) kept.push_back(i);
+        if (p[i] >= std::min(1.0, row.min_p * (1 + shift * kMassSlack))) kept.push_back(i);
       return kept;
     });
   if (row.top_k > 0)
@@ -72,11 +72,12 @@ std::vector<Set> possible_sets(const std::vector<double>& l, const quire_samplin
       std::vector<double> sorted;
       for (const uint32_t i : set) sorted.push_back(l[i]);
       std::nth_element(sorted.begin(), sorted.begin() + (row.top_k - 1), sorted.end(), std::greater<>());
-      const double threshold = sorted[row.top_k - 1] * (1 + shift * kLogitSlack);
+      const double exact = sorted[row.top_k - 1], best = *std::max_element(sorted.begin(), sorted.end());
+      const double threshold = std::min(best, exact + shift * kLogitSlack * std::abs(exact));
       Set kept;
       for (const uint32_t i : set)
         if (l[i] >= threshold) kept.push_back(i);
-      return kept.empty() ? set : kept;
+      return kept;
     });
   if (row.typical_p > 0 && row.typical_p < 1)
     apply([&](const Set& set, double shift) {
