@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Every test that needs no GPU. Installs what is missing, fetches the test model, builds and runs; idempotent, and offline once done.
+#   ./run-tests.sh          what every landing must pass: all areas; the sanitizers over them; the format of the sources
+#   ./run-tests.sh --full   the long matrices too: the real model on all its prompts, all conformance shapes, the OpenAI client
+#   ./run-tests.sh --soak   after --full, half an hour of random load on a server
+# The last line is «N passed, N failed».
+set -uo pipefail
+cd "$(dirname "$0")"
+
+full= soak=
+for argument in "$@"; do
+  case $argument in
+    --full) full=1 ;;
+    --soak) full=1 soak=1 ;;
+    *) echo "run-tests.sh: unknown option $argument: use --full or --soak" >&2; exit 2 ;;
+  esac
+done
+
+started=$SECONDS
+stage() { printf '\n== %s (%d s)\n' "$1" $((SECONDS - started)); }
+give_up() { echo "$1" >&2; echo "0 passed, 1 failed"; exit 1; }
+
+stage "what the tests need"
+tools/deps.sh build test || give_up "run-tests.sh: the packages could not be installed"
+QUIRE_MODEL=$(tools/fetch-model.sh) && export QUIRE_MODEL || echo "the test model can't be fetched: its tests will be skipped"
+export VK_DRIVER_FILES=${VK_DRIVER_FILES:-$(ls /usr/share/vulkan/icd.d/lvp_icd.*.json 2>/dev/null | head -1)}
+export VK_ICD_FILENAMES=$VK_DRIVER_FILES # what loaders before 1.3.207 read
+[ -n "$full" ] && export QUIRE_FULL=1
+[ -n "$soak" ] && export QUIRE_SOAK=1
+results=()
+
+# suite LABEL FOLDER [meson test arguments …]
+suite() {
+  local label=$1 folder=$2
+  shift 2
+  rm -f "$folder/meson-logs/testlog.junit.xml"
+  meson test -C "$folder" --no-rebuild --print-errorlogs --num-processes 2 "$@" || true
+  cp "$folder/meson-logs/testlog.junit.xml" "$folder/results-$label.xml" 2>/dev/null
+  results+=("$label=$folder/results-$label.xml")
+}
+
+stage "build"
+tools/build.sh build-tests -Dwerror=true || give_up "run-tests.sh: the build failed"
+stage "tests"
+suite tests build-tests --timeout-multiplier $([ -n "$full" ] && echo 20 || echo 3)
+
+stage "build with address and undefined-behaviour sanitizers"
+# CUDA's own runtime and the kernels that glslang makes are not ours to instrument; everything else is.
+sanitized=(-Dbuildtype=plain -Doptimization=1 -Ddebug=true -Db_lundef=false -Dcuda=disabled -Dbenchmarks=disabled)
+tools/build.sh build-asan "${sanitized[@]}" -Db_sanitize=address,undefined || give_up "run-tests.sh: the sanitizer build failed"
+stage "tests under address and undefined-behaviour sanitizers"
+export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export LSAN_OPTIONS=suppressions=$PWD/tests/suppressions/leaks.txt
+suite asan build-asan --timeout-multiplier 20
+
+stage "build with the thread sanitizer"
+tools/build.sh build-tsan "${sanitized[@]}" -Db_sanitize=thread || give_up "run-tests.sh: the thread sanitizer build failed"
+stage "engine and server tests under the thread sanitizer"
+export TSAN_OPTIONS=suppressions=$PWD/tests/suppressions/threads.txt:second_deadlock_stack=1
+suite tsan build-tsan --timeout-multiplier 20 engine server
+
+stage "format of the sources"
+format=build-tests/results-format.xml
+if unformatted=$(git ls-files '*.cpp' '*.hpp' '*.h' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror 2>&1); then
+  echo '<testsuites><testsuite><testcase classname="clang-format" name="AllSources"/></testsuite></testsuites>' > $format
+else
+  echo "$unformatted" | grep -E '^[^ ].*error' | cut -d: -f1 | sort -u
+  echo '<testsuites><testsuite><testcase classname="clang-format" name="AllSources"><failure/></testcase></testsuite></testsuites>' > $format
+fi
+results+=("format=$format")
+
+stage "summary"
+tools/test_summary.py "${results[@]}"
