@@ -1,0 +1,90 @@
+#include "latency.hpp"
+
+#include <algorithm>
+
+#include "load.hpp"
+#include "quire/error.hpp"
+
+namespace quire::bench {
+namespace {
+
+void require_success(const std::vector<LoadResult>& results) {
+  for (const LoadResult& r : results)
+    if (!r.error.empty() || r.token_seconds.empty())
+      throw Error("a request of the benchmark failed: " + (r.error.empty() ? "no token came" : r.error));
+}
+
+} // namespace
+
+boost::json::object bench_latency(Engine& engine, const LatencyOptions& o) {
+  const std::vector<LoadRequest> batch(o.batch, LoadRequest{0, o.prompt_tokens, o.output_tokens});
+  std::vector<double> first, prefill_rate, decode_rate, gaps;
+  for (uint32_t i = 0; i <= o.repetitions; ++i) {
+    const auto results = run_load(engine, batch, o.seed + i);
+    require_success(results);
+    if (i == 0) continue; // the warm-up
+    double all_first = 0, last = 0;
+    uint64_t tokens_after = 0;
+    for (const LoadResult& r : results) {
+      first.push_back(r.first_token_seconds);
+      all_first = std::max(all_first, r.first_token_seconds);
+      last = std::max(last, r.last_token_seconds);
+      for (size_t t = 1; t < r.token_seconds.size(); ++t) gaps.push_back(r.token_seconds[t] - r.token_seconds[t - 1]);
+    }
+    // Decode: the tokens after every request of the batch has its first, while all of them run.
+    for (const LoadResult& r : results)
+      tokens_after += static_cast<uint64_t>(
+          std::count_if(r.token_seconds.begin(), r.token_seconds.end(), [&](double t) { return t > all_first; }));
+    prefill_rate.push_back(static_cast<double>(o.prompt_tokens) * o.batch / all_first);
+    if (last > all_first) decode_rate.push_back(static_cast<double>(tokens_after) / (last - all_first));
+  }
+  return {{"prompt_tokens", o.prompt_tokens},
+          {"output_tokens", o.output_tokens},
+          {"batch", o.batch},
+          {"repetitions", o.repetitions},
+          {"first_token_s", quantile(first, 0.5)},
+          {"prefill_tokens_per_s", quantile(prefill_rate, 0.5)},
+          {"decode_tokens_per_s", quantile(decode_rate, 0.5)},
+          {"between_tokens_p50_s", quantile(gaps, 0.5)},
+          {"between_tokens_p99_s", quantile(gaps, 0.99)}};
+}
+
+boost::json::object bench_throughput(Engine& engine, const ThroughputOptions& o) {
+  const bool paced = o.requests_per_second > 0;
+  const auto requests = paced ? sharegpt_like_requests(o.requests, o.requests_per_second,
+                                                       std::min(o.max_tokens * 2, engine.model().max_context), o.seed)
+                              : uniform_requests(o.requests, o.min_tokens, o.max_tokens, o.seed);
+  run_load(engine, std::vector<LoadRequest>(1, LoadRequest{0, 32, 8}),
+           o.seed + 1); // first-use costs are not throughput
+  const Stats before = engine.stats();
+  const auto results = run_load(engine, requests, o.seed);
+  require_success(results);
+  const Stats after = engine.stats();
+  double last = 0, normalised = 0;
+  uint64_t in = 0, out = 0;
+  std::vector<double> first;
+  for (const LoadResult& r : results) {
+    last = std::max(last, r.last_token_seconds);
+    in += r.prompt_tokens;
+    out += r.output_tokens;
+    first.push_back(r.first_token_seconds - r.arrival_seconds);
+    normalised += (r.last_token_seconds - r.arrival_seconds) / r.output_tokens / static_cast<double>(results.size());
+  }
+  const double steps = static_cast<double>(after.steps - before.steps);
+  return {{"requests", o.requests},
+          {"requests_per_s", o.requests_per_second},
+          {"prompt_tokens", in},
+          {"output_tokens", out},
+          {"seconds", last},
+          {"output_tokens_per_s", static_cast<double>(out) / last},
+          {"total_tokens_per_s", static_cast<double>(in + out) / last},
+          {"first_token_p50_s", quantile(first, 0.5)},
+          {"first_token_p99_s", quantile(first, 0.99)},
+          {"normalised_latency_s_per_token", normalised},
+          {"steps", after.steps - before.steps},
+          {"host_us_per_step", steps > 0 ? (after.host_seconds - before.host_seconds) / steps * 1e6 : 0.0},
+          {"preemptions", after.preemptions_swap + after.preemptions_recompute - before.preemptions_swap -
+                              before.preemptions_recompute}};
+}
+
+} // namespace quire::bench
