@@ -1,0 +1,142 @@
+// `quire bench`: what bench/ measures, as a table or as JSON.
+#include <CLI/CLI.hpp>
+
+#include <boost/json.hpp>
+
+#include <cstdio>
+
+#include "bench/kernels.hpp"
+#include "bench/latency.hpp"
+#include "commands.hpp"
+#include "quire/engine.hpp"
+#include "weights/model_files.hpp"
+
+namespace quire::cli {
+namespace {
+
+void print(const boost::json::object& result, bool as_json) {
+  if (as_json) {
+    std::printf("%s\n", boost::json::serialize(result).c_str());
+    return;
+  }
+  for (const auto& [key, value] : result)
+    std::printf("%-32s %s\n", std::string(key).c_str(),
+                value.is_double() ? boost::json::serialize(boost::json::value(value)).c_str()
+                                  : boost::json::serialize(value).c_str());
+}
+
+boost::json::object described(const Engine& engine, boost::json::object result) {
+  result["model"] = engine.model().name;
+  result["backend"] = engine.device().backend;
+  result["device"] = engine.device().device;
+  return result;
+}
+
+struct BenchOptions {
+  EngineOptions engine;
+  bool json = false;
+};
+
+Command add_latency(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("latency", "Time to first token, prefill and decode rates of equal batches");
+  const auto o = std::make_shared<BenchOptions>();
+  const auto l = std::make_shared<bench::LatencyOptions>();
+  add_engine_options(*app, o->engine);
+  app->add_option("--prompt-tokens", l->prompt_tokens)->capture_default_str();
+  app->add_option("--output-tokens", l->output_tokens)->capture_default_str();
+  app->add_option("--batch", l->batch)->capture_default_str();
+  app->add_option("--repetitions", l->repetitions)->capture_default_str();
+  app->add_option("--seed", l->seed)->capture_default_str();
+  app->add_flag("--json", o->json, "As JSON");
+  return [app, o, l]() -> int {
+    if (!app->parsed()) return -1;
+    o->engine.max_sequences = std::max(o->engine.max_sequences, l->batch);
+    Engine engine(o->engine);
+    print(described(engine, bench::bench_latency(engine, *l)), o->json);
+    return 0;
+  };
+}
+
+Command add_throughput(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("throughput", "Output tokens/s of many requests, at once or at a rate");
+  const auto o = std::make_shared<BenchOptions>();
+  const auto t = std::make_shared<bench::ThroughputOptions>();
+  o->engine.max_sequences = 256;
+  add_engine_options(*app, o->engine);
+  app->add_option("--kv-policy", o->engine.kv_policy, "paged, max, pow2 or oracle (the paper's baselines)")
+      ->capture_default_str();
+  app->add_option("--batching", o->engine.batching, "continuous or static")->capture_default_str();
+  app->add_option("--requests", t->requests)->capture_default_str();
+  app->add_option("--min-tokens", t->min_tokens, "Of prompts and outputs, uniform")->capture_default_str();
+  app->add_option("--max-tokens", t->max_tokens)->capture_default_str();
+  app->add_option("--rate", t->requests_per_second, "Requests/s of a ShareGPT-like trace; 0: all at once")
+      ->capture_default_str();
+  app->add_option("--seed", t->seed)->capture_default_str();
+  app->add_flag("--json", o->json, "As JSON");
+  return [app, o, t]() -> int {
+    if (!app->parsed()) return -1;
+    Engine engine(o->engine);
+    print(described(engine, bench::bench_throughput(engine, *t)), o->json);
+    return 0;
+  };
+}
+
+Command add_kernels(CLI::App& parent) {
+  CLI::App* app =
+      parent.add_subcommand("kernels", "Each launch of a decode and a prefill step, against the device's own ceilings");
+  const auto k = std::make_shared<bench::KernelOptions>();
+  const auto as_json = std::make_shared<bool>(false);
+  app->add_option("-m,--model", k->model, "GGUF file or Hugging Face folder")->required();
+  app->add_option("--load-format", k->load_format, "auto, or dummy[:FORMAT]")->capture_default_str();
+  app->add_option("--backend", k->backend)->capture_default_str();
+  app->add_option("--device", k->device)->capture_default_str();
+  app->add_option("--plugin", k->plugins, "A plugin file to load, besides the search path");
+  app->add_option("--cache-dir", k->cache_dir, "For pipelines and tuning");
+  app->add_option("--batch", k->batch, "Sequences of the decode step")->capture_default_str();
+  app->add_option("--context", k->context, "Their length")->capture_default_str();
+  app->add_option("--prefill", k->prefill, "Tokens of the prefill step; 0: none")->capture_default_str();
+  app->add_option("--block-size", k->block_size)->capture_default_str();
+  app->add_option("--kv-format", k->kv_format)->capture_default_str();
+  app->add_option("--repetitions", k->repetitions)->capture_default_str();
+  app->add_flag("--invariant", k->invariant);
+  app->add_flag("--json", *as_json, "As JSON");
+  return [app, k, as_json]() -> int {
+    if (!app->parsed()) return -1;
+    const boost::json::object result = bench::bench_kernels(*k);
+    if (*as_json)
+      print(result, true);
+    else
+      std::fputs(bench::kernel_table(result).c_str(), stdout);
+    return 0;
+  };
+}
+
+Command add_write_dummy(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("write-dummy", "Write a model of random weights that loads like a real one");
+  struct Options {
+    std::string config, format = "dummy", folder;
+  };
+  const auto o = std::make_shared<Options>();
+  app->add_option("-m,--model", o->config, "Folder or file with the configuration")->required();
+  app->add_option("--load-format", o->format, "dummy[:FORMAT]")->capture_default_str();
+  app->add_option("folder", o->folder, "Folder to write")->required();
+  return [app, o]() -> int {
+    if (!app->parsed()) return -1;
+    bench::write_dummy(o->config, o->format, o->folder, progress_bar());
+    return 0;
+  };
+}
+
+} // namespace
+
+Command add_bench(CLI::App& app) {
+  app.require_subcommand(1);
+  const std::vector<Command> commands{add_latency(app), add_throughput(app), add_kernels(app), add_write_dummy(app)};
+  return [commands] {
+    for (const Command& command : commands)
+      if (const int code = command(); code >= 0) return code; // -1: another one was asked for
+    return 1;
+  };
+}
+
+} // namespace quire::cli
