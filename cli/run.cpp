@@ -7,12 +7,16 @@
 #include <mutex>
 
 #include "commands.hpp"
+#include "plugin_host.hpp"
+#include "program/builder.hpp"
+#include "program/print.hpp"
 #include "quire/engine.hpp"
 #include "quire/error.hpp"
 #include "server/conversation.hpp"
 #include "text/chat_template.hpp"
 #include "text/detokenizer.hpp"
 #include "text/tokenizer.hpp"
+#include "weights/model_files.hpp"
 
 namespace quire::cli {
 namespace {
@@ -29,6 +33,7 @@ struct RunOptions {
   std::string sampler;
   int32_t beam_width = 0;
   bool raw = false;
+  bool print_program = false;
 };
 
 // Hands the engine thread's events to the waiting main thread.
@@ -85,7 +90,22 @@ Request make_request(const RunOptions& o, const Engine& engine) {
   return request;
 }
 
+// The list of operations that every backend runs for this model, without loading a device.
+int list_program(const EngineOptions& o) {
+  PluginHost host;
+  PluginSearch search;
+  search.paths.assign(o.plugins.begin(), o.plugins.end());
+  host.load(search);
+  const std::shared_ptr<ModelFiles> files = ModelFiles::open(o.model, parse_load_format(o.load_format));
+  const Plugin& model = host.model(files->architecture());
+  const Program program = build_program(model.model, model.id, program_source(files, o.max_context));
+  const std::string listing = print_program(program.view());
+  std::fwrite(listing.data(), 1, listing.size(), stdout);
+  return 0;
+}
+
 int run(RunOptions& o) {
+  if (o.print_program) return list_program(o.engine);
   o.engine.progress = progress_bar();
   Engine engine(o.engine);
   install_stop_signals();
@@ -126,7 +146,8 @@ Command add_run(CLI::App& app) {
   const auto o = std::make_shared<RunOptions>();
   o->engine.max_sequences = 8;
   add_engine_options(app, o->engine);
-  app.add_option("-p,--prompt", o->prompt, "What to ask")->required();
+  app.add_option("-p,--prompt", o->prompt, "What to ask");
+  app.add_flag("--print-program", o->print_program, "Print the model's list of operations, and end");
   app.add_option("--system", o->system, "A system message");
   app.add_flag("--raw", o->raw, "Continue the prompt as it stands, without the chat template");
   app.add_option("-n,--max-tokens", o->max_tokens, "At most so many tokens; 0: to the end of the context")
@@ -138,7 +159,10 @@ Command add_run(CLI::App& app) {
   app.add_option("--stop", o->stop, "Stop strings");
   app.add_option("--sampler", o->sampler, "A sampler plugin, such as mirostat");
   app.add_option("--beam-width", o->beam_width, "Beam search")->capture_default_str();
-  return [o] { return run(*o); };
+  return [o] {
+    if (o->prompt.empty() && !o->print_program) throw Error("--prompt is missing: say what to ask");
+    return run(*o);
+  };
 }
 
 } // namespace quire::cli
