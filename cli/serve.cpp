@@ -32,8 +32,8 @@ int serve(ServeOptions& o) {
   spdlog::info("listening on http://{}:{} (loading)", o.server.host, listener.port());
 
   o.engine.progress = progress_bar();
-  const auto engine = std::make_shared<Engine>(o.engine);
-  service->ready(engine);
+  service->ready(std::make_shared<Engine>(o.engine));
+  const Engine* const engine = service->engine();
   spdlog::info("ready: {} on {}; WebSocket at ws://{}:{}/v1/responses, a page at http://{}:{}/", engine->model().name,
                engine->device().device, o.server.host, listener.port(), o.server.host, listener.port());
   wait_for_stop();

@@ -315,17 +315,18 @@ json::array bytes_json(std::string_view text) {
 } // namespace
 
 json::array logprobs_json(const std::vector<TokenLogprob>& logprobs, bool with_bytes) {
+  const auto entry = [with_bytes](const TokenLogprob& l) {
+    json::object o{{"token", l.token}, {"logprob", l.logprob}};
+    if (with_bytes) o["bytes"] = bytes_json(l.bytes);
+    return o;
+  };
   json::array out;
   for (const TokenLogprob& l : logprobs) {
+    json::object o = entry(l);
     json::array top;
-    for (const auto& [token, logprob] : l.top) {
-      json::object t{{"token", token}, {"logprob", logprob}};
-      if (with_bytes) t["bytes"] = bytes_json(token);
-      top.push_back(std::move(t));
-    }
-    json::object entry{{"token", l.token}, {"logprob", l.logprob}, {"top_logprobs", std::move(top)}};
-    if (with_bytes) entry["bytes"] = bytes_json(l.token);
-    out.push_back(std::move(entry));
+    for (const TokenLogprob& alternative : l.top) top.push_back(entry(alternative));
+    o["top_logprobs"] = std::move(top);
+    out.push_back(std::move(o));
   }
   return out;
 }

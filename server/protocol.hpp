@@ -59,9 +59,10 @@ CreateRequest parse_create(const json::object& event, const ProtocolLimits& limi
 json::object error_event(const ProtocolError& error, const std::optional<std::string>& stream_id);
 
 struct TokenLogprob {
-  std::string token; // its text
+  std::string token; // its text, valid UTF-8: half a character shows as U+FFFD
+  std::string bytes; // what it stands for
   float logprob = 0;
-  std::vector<std::pair<std::string, float>> top;
+  std::vector<TokenLogprob> top; // alternatives, without any of their own
 };
 json::array logprobs_json(const std::vector<TokenLogprob>& logprobs, bool with_bytes);
 

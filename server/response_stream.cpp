@@ -73,9 +73,14 @@ void ResponseStream::drain() {
 }
 
 TokenLogprob ResponseStream::logprob_of(const TokenEvent& event) const {
-  TokenLogprob l{std::string(tokenizer_->token_bytes(event.token)), event.logprob, {}};
-  for (const Candidate& c : event.candidates)
-    l.top.emplace_back(std::string(tokenizer_->token_bytes(c.token)), c.logprob);
+  const auto entry = [this](int32_t token, float logprob) {
+    return TokenLogprob{tokenizer_->decode({&token, 1}, {.skip_special = false}),
+                        std::string(tokenizer_->token_bytes(token)),
+                        logprob,
+                        {}};
+  };
+  TokenLogprob l = entry(event.token, event.logprob);
+  for (const Candidate& c : event.candidates) l.top.push_back(entry(c.token, c.logprob));
   return l;
 }
 

@@ -102,6 +102,7 @@ void Server::stop(std::chrono::seconds grace) {
   impl_->io.stop();
   for (std::thread& thread : impl_->threads) thread.join();
   impl_->threads.clear();
+  impl_->service->close();
 }
 
 bool is_loopback(const std::string& host) {

@@ -29,7 +29,7 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   uint16_t port() const;
-  // Returns when nothing runs any more.
+  // Returns when nothing runs any more; the service's engine is gone then.
   void stop(std::chrono::seconds grace);
 
  private:

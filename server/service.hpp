@@ -36,6 +36,13 @@ class Service {
     engine_ = std::move(engine);
     ready_.store(true, std::memory_order_release);
   }
+  // Ends the engine and all that it runs. For Server::stop, once no connection runs any more and while what the last
+  // events are posted to still exists: responses hold the service and the engine holds them, so this is where the
+  // circle is cut.
+  void close() {
+    ready_.store(false);
+    engine_.reset();
+  }
   // nullptr while loading.
   Engine* engine() const { return ready_.load(std::memory_order_acquire) ? engine_.get() : nullptr; }
 

@@ -13,6 +13,8 @@
 
 #include <gtest/gtest.h>
 
+#include <spdlog/spdlog.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -68,6 +70,7 @@ class TinyModel {
 
 struct Running {
   explicit Running(ServiceOptions options = {}, bool load = true, std::function<void(EngineOptions&)> change = {}) {
+    spdlog::set_level(spdlog::level::warn);
     service = std::make_shared<Service>(std::move(options));
     ServerOptions server_options;
     server_options.port = 0;
