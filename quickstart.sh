@@ -19,10 +19,16 @@ done
 
 tools/deps.sh build
 echo "building (a few minutes the first time)"
-tools/build.sh build -Dtests=false -Dnvcc_targets=native 
+# The CUDA plugin is built where there is an NVIDIA GPU and nvcc for it, and for that GPU alone.
+cuda=-Dcuda=disabled
+if command -v nvcc >/dev/null && capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .) && [ -n "$capability" ]; then
+  [ "$capability" = 90 ] && capability=90a # Hopper's own instructions
+  cuda=-Dnvcc_targets=$capability
+fi
+tools/build.sh build -Dtests=false -Dbenchmarks=disabled "$cuda"
 [ -n "$model" ] || model=$(tools/fetch-model.sh)
 
-export QUIRE_PLUGIN_PATH=$PWD/build/plugins/models:$PWD/build/plugins/samplers:$PWD/build/backends/vulkan:$PWD/build/backends/cuda
+export QUIRE_PLUGIN_PATH=$PWD/build/plugins:$PWD/build/backends/vulkan:$PWD/build/backends/cuda
 build/cli/quire serve --model "$model" --backend "$backend" --port "$port" &
 server=$!
 stop() { kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
