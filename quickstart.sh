@@ -25,7 +25,7 @@ if command -v nvcc >/dev/null && capability=$(nvidia-smi --query-gpu=compute_cap
   [ "$capability" = 90 ] && capability=90a # Hopper's own instructions
   cuda=-Dnvcc_targets=$capability
 fi
-tools/build.sh build -Dtests=false -Dbenchmarks=disabled "$cuda"
+tools/build.sh build -Dtests=false "$cuda"
 [ -n "$model" ] || model=$(tools/fetch-model.sh)
 
 export QUIRE_PLUGIN_PATH=$PWD/build/plugins:$PWD/build/backends/vulkan:$PWD/build/backends/cuda

@@ -46,7 +46,7 @@ suite tests build-tests --timeout-multiplier $([ -n "$full" ] && echo 20 || echo
 
 stage "build with address and undefined-behaviour sanitizers"
 # CUDA's own runtime and the kernels that glslang makes are not ours to instrument; everything else is.
-sanitized=(-Dbuildtype=plain -Doptimization=1 -Ddebug=true -Db_lundef=false -Dcuda=disabled -Dbenchmarks=disabled)
+sanitized=(-Dbuildtype=plain -Doptimization=1 -Ddebug=true -Db_lundef=false -Dcuda=disabled)
 tools/build.sh build-asan "${sanitized[@]}" -Db_sanitize=address,undefined || give_up "run-tests.sh: the sanitizer build failed"
 stage "tests under address and undefined-behaviour sanitizers"
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
@@ -54,7 +54,7 @@ export LSAN_OPTIONS=suppressions=$PWD/tests/suppressions/leaks.txt
 suite asan build-asan --timeout-multiplier 20
 
 stage "build with the thread sanitizer"
-tools/build.sh build-tsan "${sanitized[@]}" -Db_sanitize=thread || give_up "run-tests.sh: the thread sanitizer build failed"
+tools/build.sh build-tsan "${sanitized[@]}" -Db_sanitize=thread -Dvulkan=disabled -- tests/engine/test-engine tests/server/test-server plugins/llama.so plugins/mirostat.so || give_up "run-tests.sh: the thread sanitizer build failed"
 stage "engine and server tests under the thread sanitizer"
 export TSAN_OPTIONS=suppressions=$PWD/tests/suppressions/threads.txt:second_deadlock_stack=1
 suite tsan build-tsan --timeout-multiplier 20 engine server

@@ -7,6 +7,7 @@
 
 #include "bench/kernels.hpp"
 #include "bench/latency.hpp"
+#include "bench/scheduler.hpp"
 #include "commands.hpp"
 #include "quire/engine.hpp"
 #include "weights/model_files.hpp"
@@ -111,6 +112,21 @@ Command add_kernels(CLI::App& parent) {
   };
 }
 
+Command add_scheduler(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("scheduler", "Blocks, admission and scheduler steps on the host");
+  const auto as_json = std::make_shared<bool>(false);
+  const auto filter = std::make_shared<std::string>();
+  app->add_option("--filter", *filter, "A regular expression over the names");
+  app->add_flag("--json", *as_json, "As Google Benchmark's JSON");
+  return [app, as_json, filter]() -> int {
+    if (!app->parsed()) return -1;
+    bench::SchedulerBenchOptions options;
+    options.json = *as_json;
+    options.filter = filter->empty() ? nullptr : filter->c_str();
+    return bench::run_scheduler_benchmarks(options);
+  };
+}
+
 Command add_write_dummy(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("write-dummy", "Write a model of random weights that loads like a real one");
   struct Options {
@@ -131,7 +147,8 @@ Command add_write_dummy(CLI::App& parent) {
 
 Command add_bench(CLI::App& app) {
   app.require_subcommand(1);
-  const std::vector<Command> commands{add_latency(app), add_throughput(app), add_kernels(app), add_write_dummy(app)};
+  const std::vector<Command> commands{add_latency(app), add_throughput(app), add_kernels(app), add_scheduler(app),
+                                      add_write_dummy(app)};
   return [commands] {
     for (const Command& command : commands)
       if (const int code = command(); code >= 0) return code; // -1: another one was asked for
