@@ -1,0 +1,95 @@
+// linear: y [rows, sum N] = softcap(scale * act(x [rows, K] W^T + bias)) (+ residual), or act(gate) * up of two parts (glu).
+//
+// Grid: x = columns of activations / cols, y = sets of panels. Bytes it must move: the weights once for every `cols` rows of x, x and
+// y. Bound by the weights for few rows, by the multiply-adds for many.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "math.glsl"
+#include "dot.glsl"
+
+layout(set = 0, binding = 0, std140) uniform Launch {
+  LinearParams p;
+  WeightPart parts[max_parts];
+};
+layout(constant_id = 7) const uint shared_floats = 1;
+
+shared float partial[shared_floats]; // [splits, sums, row_lanes]
+
+float finish(float sum, WeightPart part, uint row, uint activation) {
+  if (part.bias != 0) sum += ReadFloat(part.bias).at[row];
+  return activate(sum, activation);
+}
+
+void store(WeightPart part, uint row, uint column, float value) {
+  if (row >= part.rows || column >= row_count(p.count)) return;
+  value *= p.scale;
+  if (p.softcap != 0.0) value = p.softcap * tanh_of(value / p.softcap);
+  const uint out_column = part.out_column + row;
+  if (p.residual != 0) value += read_at(p.residual, column, p.residual_stride).at[out_column];
+  write_at(p.y, column, p.y_stride).at[out_column] = value;
+}
+
+void main() {
+  const uint count = row_count(p.count);
+  if (count == 0) return;
+  RowSet set[sets];
+  [[unroll]] for (uint i = 0; i < sets; ++i) {
+    // With glu the sets are the same panel of part 0 and of part 1.
+    const uint panel = p.glu != 0 ? gl_WorkGroupID.y : min(gl_WorkGroupID.y * sets + i, p.num_panels - 1);
+    uint part = p.glu != 0 ? i : 0;
+    if (p.glu == 0)
+      for (uint n = 1; n < p.num_parts; ++n) part = panel >= parts[n].first_panel ? n : part;
+    set[i].part = parts[part];
+    set[i].panel = p.glu != 0 ? panel : panel - parts[part].first_panel;
+  }
+  const uint column0 = gl_WorkGroupID.x * cols;
+  uint64_t x[cols];
+  [[unroll]] for (uint c = 0; c < cols; ++c)
+    x[c] = p.x + uint64_t(min(column0 + c, count - 1)) * p.x_stride * 4;
+
+  float totals[num_sums];
+  [[unroll]] for (uint i = 0; i < num_sums; ++i) totals[i] = 0.0;
+  if (splits == 1) {
+    for (uint first = 0; first < p.blocks; first += p.segment_blocks) {
+      float sums[num_sums];
+      [[unroll]] for (uint i = 0; i < num_sums; ++i) sums[i] = 0.0;
+      add_blocks(set, x, p.columns, p.blocks, first, min(first + p.segment_blocks, p.blocks), sums);
+      [[unroll]] for (uint i = 0; i < num_sums; ++i) totals[i] += sums[i];
+    }
+  } else {
+    const uint split = gl_LocalInvocationID.x / row_lanes;
+    const uint first = split * p.segment_blocks;
+    float sums[num_sums];
+    [[unroll]] for (uint i = 0; i < num_sums; ++i) sums[i] = 0.0;
+    if (first < p.blocks) add_blocks(set, x, p.columns, p.blocks, first, min(first + p.segment_blocks, p.blocks), sums);
+    [[unroll]] for (uint i = 0; i < num_sums; ++i)
+      partial[(split * num_sums + i) * row_lanes + row_lane()] = sums[i];
+    barrier();
+    if (split != 0) return;
+    [[unroll]] for (uint i = 0; i < num_sums; ++i)
+      for (uint n = 0; n < splits && n * p.segment_blocks < p.blocks; ++n)
+        totals[i] += partial[(n * num_sums + i) * row_lanes + row_lane()];
+  }
+
+  if (p.glu != 0) {
+    [[unroll]] for (uint r = 0; r < num_rows / 2; ++r)
+      [[unroll]] for (uint c = 0; c < cols; ++c) {
+        const uint row = set[0].panel * panel_rows + row_lane() + r * row_lanes;
+        const uint up = (r + num_rows / 2) * cols + c;
+        if (row < set[0].part.rows) {
+          const float value = finish(totals[r * cols + c], set[0].part, row, p.glu - 1) *
+                              finish(totals[up], set[sets - 1].part, row, act_none);
+          if (column0 + c < count) write_at(p.y, column0 + c, p.y_stride).at[row] = value;
+        }
+      }
+  } else {
+    [[unroll]] for (uint r = 0; r < num_rows; ++r)
+      if (gl_WorkGroupID.y * sets + r / set_rows < p.num_panels) {
+        const RowSet own = set[r / set_rows];
+        const uint row = own.panel * panel_rows + row_lane() + r % set_rows * row_lanes;
+        [[unroll]] for (uint c = 0; c < cols; ++c)
+          if (row < own.part.rows) store(own.part, row, column0 + c, finish(totals[r * cols + c], own.part, row, p.activation));
+      }
+  }
+}
