@@ -44,12 +44,12 @@ WriteFloat write_at(uint64_t base, uint row, uint stride) { return WriteFloat(ba
 
 // Sums and maxima over a subgroup in a fixed order, the same in all lanes.
 float lanes_sum(float value) {
-  for (uint step_lanes = 1; step_lanes < lanes; step_lanes *= 2)
+  [[unroll]] for (uint step_lanes = 1; step_lanes < lanes; step_lanes *= 2)
     value += subgroupShuffle(value, gl_SubgroupInvocationID ^ step_lanes);
   return value;
 }
 float lanes_max(float value) {
-  for (uint step_lanes = 1; step_lanes < lanes; step_lanes *= 2)
+  [[unroll]] for (uint step_lanes = 1; step_lanes < lanes; step_lanes *= 2)
     value = max(value, subgroupShuffle(value, gl_SubgroupInvocationID ^ step_lanes));
   return value;
 }

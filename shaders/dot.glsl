@@ -40,15 +40,18 @@ void add_blocks(RowSet set[sets], uint64_t x[cols], uint columns, uint blocks, u
     for (uint s = 0; s < super_blocks && block0 + s < last; ++s) {
       const uint block = block0 + s;
       Scale scale[num_rows];
+#ifndef FORMAT_WIDE
       Quants quants[num_rows];
+#endif
       [[unroll]] for (uint r = 0; r < num_rows; ++r) {
         scale[r] = scale_of(aux[r], s);
 #ifndef FORMAT_WIDE
         quants[r] = load_quants(set[r / set_rows].part, set[r / set_rows].panel * blocks + block,
-                                row_lane() + r % set_rows * row_lanes, 0);
+                                row_lane() + r % set_rows * row_lanes);
 #endif
       }
-      [[unroll]] for (uint u = 0; u < 4; ++u) {
+      // Not unrolled: on a CPU device the code of a loop has to fit its caches, and each load is many blocks of it.
+      [[dont_unroll]] for (uint u = 0; u < 4; ++u) {
         const uint k = block * block_columns + 8 * u;
         float held[num_held];
         if (broadcast == 1) {
@@ -59,14 +62,17 @@ void add_blocks(RowSet set[sets], uint64_t x[cols], uint columns, uint blocks, u
               held[c * x_registers + i] = own < columns ? value : 0.0;
             }
         }
-#ifdef FORMAT_WIDE
+        Octet octet[num_rows];
         [[unroll]] for (uint r = 0; r < num_rows; ++r)
-          quants[r] = load_quants(set[r / set_rows].part, set[r / set_rows].panel * blocks + block,
-                                  row_lane() + r % set_rows * row_lanes, u);
+#ifdef FORMAT_WIDE
+          octet[r] = load_octet(set[r / set_rows].part, set[r / set_rows].panel * blocks + block,
+                                row_lane() + r % set_rows * row_lanes, u);
+#else
+          octet[r] = octet_of(quants[r], scale[r], u);
 #endif
         [[unroll]] for (uint j = 0; j < 8; ++j) {
           float w[num_rows];
-          [[unroll]] for (uint r = 0; r < num_rows; ++r) w[r] = unpack(quants[r], scale[r], u, j);
+          [[unroll]] for (uint r = 0; r < num_rows; ++r) w[r] = unpack(octet[r], scale[r], j);
           [[unroll]] for (uint c = 0; c < cols; ++c) {
             float value;
             if (broadcast == 1) {

@@ -24,16 +24,18 @@ void main() {
   const uint supers = (p.blocks + super_blocks - 1) / super_blocks;
   const Scale scale = scale_of(load_aux(part, panel * supers + block / super_blocks, lane), block % super_blocks);
 #ifndef FORMAT_WIDE
-  const Quants quants = load_quants(part, panel * p.blocks + block, lane, 0);
+  const Quants quants = load_quants(part, panel * p.blocks + block, lane);
 #endif
   WriteFloat y = write_at(p.y, token, p.y_stride);
-  [[unroll]] for (uint u = 0; u < 4; ++u) {
+  for (uint u = 0; u < 4; ++u) {
 #ifdef FORMAT_WIDE
-    const Quants quants = load_quants(part, panel * p.blocks + block, lane, u);
+    const Octet octet = load_octet(part, panel * p.blocks + block, lane, u);
+#else
+    const Octet octet = octet_of(quants, scale, u);
 #endif
     [[unroll]] for (uint j = 0; j < 8; ++j) {
       const uint k = block * block_columns + 8 * u + j;
-      const float value = unpack(quants, scale, u, j) * p.scale;
+      const float value = unpack(octet, scale, j) * p.scale;
       if (k < p.dim) y.at[k] = p.by_position != 0 ? y.at[k] + value : value;
     }
   }

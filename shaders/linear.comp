@@ -21,22 +21,13 @@ float finish(float sum, WeightPart part, uint row, uint activation) {
   return activate(sum, activation);
 }
 
-void store(WeightPart part, uint row, uint column, float value) {
-  if (row >= part.rows || column >= row_count(p.count)) return;
-  value *= p.scale;
-  if (p.softcap != 0.0) value = p.softcap * tanh_of(value / p.softcap);
-  const uint out_column = part.out_column + row;
-  if (p.residual != 0) value += read_at(p.residual, column, p.residual_stride).at[out_column];
-  write_at(p.y, column, p.y_stride).at[out_column] = value;
-}
-
 void main() {
   const uint count = row_count(p.count);
   if (count == 0) return;
   RowSet set[sets];
   [[unroll]] for (uint i = 0; i < sets; ++i) {
-    // With glu the sets are the same panel of part 0 and of part 1.
-    const uint panel = p.glu != 0 ? gl_WorkGroupID.y : min(gl_WorkGroupID.y * sets + i, p.num_panels - 1);
+    // With glu the two sets are the same panel of part 0 and of part 1; without, there is one set.
+    const uint panel = gl_WorkGroupID.y;
     uint part = p.glu != 0 ? i : 0;
     if (p.glu == 0)
       for (uint n = 1; n < p.num_parts; ++n) part = panel >= parts[n].first_panel ? n : part;
@@ -72,24 +63,23 @@ void main() {
         totals[i] += partial[(n * num_sums + i) * row_lanes + row_lane()];
   }
 
-  if (p.glu != 0) {
-    [[unroll]] for (uint r = 0; r < num_rows / 2; ++r)
-      [[unroll]] for (uint c = 0; c < cols; ++c) {
-        const uint row = set[0].panel * panel_rows + row_lane() + r * row_lanes;
-        const uint up = (r + num_rows / 2) * cols + c;
-        if (row < set[0].part.rows) {
-          const float value = finish(totals[r * cols + c], set[0].part, row, p.glu - 1) *
-                              finish(totals[up], set[sets - 1].part, row, act_none);
-          if (column0 + c < count) write_at(p.y, column0 + c, p.y_stride).at[row] = value;
-        }
+  // One sum after the other, always in the first place: to store them from where they are would be as many stores of code.
+  const uint stored = p.glu != 0 ? num_sums / sets : num_sums;
+  [[dont_unroll]] for (uint i = 0; i < stored; ++i) {
+    const uint column = column0 + i % cols, r = i / cols;
+    const uint row = set[0].panel * panel_rows + row_lane() + r * row_lanes;
+    if (row < set[0].part.rows && column < count) {
+      float value;
+      if (p.glu != 0) {
+        value = finish(totals[0], set[0].part, row, p.glu - 1) * finish(totals[num_sums / 2], set[sets - 1].part, row, act_none);
+      } else {
+        value = finish(totals[0], set[0].part, row, p.activation) * p.scale;
+        if (p.softcap != 0.0) value = p.softcap * tanh_of(value / p.softcap);
       }
-  } else {
-    [[unroll]] for (uint r = 0; r < num_rows; ++r)
-      if (gl_WorkGroupID.y * sets + r / set_rows < p.num_panels) {
-        const RowSet own = set[r / set_rows];
-        const uint row = own.panel * panel_rows + row_lane() + r % set_rows * row_lanes;
-        [[unroll]] for (uint c = 0; c < cols; ++c)
-          if (row < own.part.rows) store(own.part, row, column0 + c, finish(totals[r * cols + c], own.part, row, p.activation));
-      }
+      const uint out_column = p.glu != 0 ? row : set[0].part.out_column + row;
+      if (p.residual != 0) value += read_at(p.residual, column, p.residual_stride).at[out_column];
+      write_at(p.y, column, p.y_stride).at[out_column] = value;
+    }
+    [[unroll]] for (uint n = 0; n + 1 < num_sums; ++n) totals[n] = totals[n + 1];
   }
 }

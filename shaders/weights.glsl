@@ -6,8 +6,8 @@
 // the low nibble of byte i, element 16 + i the high one, as in GGUF; the K formats are brought into the same order when loaded
 // (backends/vulkan/repack.cpp). Padding blocks and rows are zero, scales included, and so unpack to 0.
 //
-// Use: load_aux once a super-block, scale_of and load_quants once a block, unpack(.., u, j) for element 8 u + j. FORMAT_WIDE:
-// load_quants is called for every u.
+// Use: load_aux once a super-block, scale_of and load_quants once a block, octet_of once for u of 0 to 3, unpack(.., j) for element
+// 8 u + j. Of formats with FORMAT_WIDE there is more than that to load: load_octet takes the place of load_quants and octet_of.
 #ifndef QUIRE_WEIGHTS_GLSL
 #define QUIRE_WEIGHTS_GLSL
 
@@ -25,8 +25,11 @@
 #define Q5_K 11
 #define Q6_K 12
 
-#if FORMAT <= BF16
+#if FORMAT <= BF16 || FORMAT == Q8_0
 #define FORMAT_WIDE 1
+#endif
+
+#if FORMAT <= BF16
 const uint super_blocks = 1;
 #elif FORMAT == Q4_1 || FORMAT == Q5_1
 const uint super_blocks = 1;
@@ -148,42 +151,39 @@ Scale scale_of(Aux aux, uint s) { // scale i: low nibble i / 8 of byte i % 8 (a,
 #endif
 
 // ---- Quants ----
-// index = panel * blocks + block.
+// index = panel * blocks + block. An octet is what element 8 u + j of a block is unpacked from; u is the same in all lanes.
 
+#if FORMAT <= BF16 || FORMAT == Q8_0
+struct Quants { uint none; };
 #if FORMAT == F32
-struct Quants { uvec4 low, high; };
-Quants load_quants(WeightPart part, uint index, uint row, uint u) {
+struct Octet { uvec4 low, high; };
+Octet load_octet(WeightPart part, uint index, uint row, uint u) {
   ReadUint4 words = ReadUint4(part.quants);
   const uint i = (index * 8 + 2 * u) * panel_rows + row;
-  return Quants(words.at[i], words.at[i + panel_rows]);
+  return Octet(words.at[i], words.at[i + panel_rows]);
 }
-float unpack(Quants q, Scale scale, uint u, uint j) { return uintBitsToFloat(j < 4 ? q.low[j] : q.high[j - 4]); }
-
-#elif FORMAT == F16 || FORMAT == BF16
-struct Quants { uvec4 q; };
-Quants load_quants(WeightPart part, uint index, uint row, uint u) {
-  return Quants(ReadUint4(part.quants).at[(index * 4 + u) * panel_rows + row]);
+float unpack(Octet o, Scale scale, uint j) { return uintBitsToFloat(j < 4 ? o.low[j] : o.high[j - 4]); }
+#elif FORMAT == Q8_0
+struct Octet { uvec2 q; };
+Octet load_octet(WeightPart part, uint index, uint row, uint u) {
+  return Octet(ReadUint2(part.quants).at[(index * 4 + u) * panel_rows + row]);
+}
+float unpack(Octet o, Scale scale, uint j) {
+  return scale.d * float(int(o.q[j / 4] << (24 - j % 4 * 8)) >> 24);
+}
+#else
+struct Octet { uvec4 q; };
+Octet load_octet(WeightPart part, uint index, uint row, uint u) {
+  return Octet(ReadUint4(part.quants).at[(index * 4 + u) * panel_rows + row]);
 }
 #if FORMAT == F16
-float unpack(Quants q, Scale scale, uint u, uint j) { return unpackHalf2x16(q.q[j / 2])[j % 2]; }
+float unpack(Octet o, Scale scale, uint j) { return unpackHalf2x16(o.q[j / 2])[j % 2]; }
 #else
-float unpack(Quants q, Scale scale, uint u, uint j) {
-  return uintBitsToFloat(j % 2 == 0 ? q.q[j / 2] << 16 : q.q[j / 2] & 0xFFFF0000u);
+float unpack(Octet o, Scale scale, uint j) {
+  return uintBitsToFloat(j % 2 == 0 ? o.q[j / 2] << 16 : o.q[j / 2] & 0xFFFF0000u);
 }
 #endif
-
-#elif FORMAT == Q8_0
-struct Quants { uvec4 q[2]; };
-Quants load_quants(WeightPart part, uint index, uint row, uint u) {
-  ReadUint4 words = ReadUint4(part.quants);
-  Quants quants;
-  quants.q[0] = words.at[index * 2 * panel_rows + row];
-  quants.q[1] = words.at[(index * 2 + 1) * panel_rows + row];
-  return quants;
-}
-float unpack(Quants q, Scale scale, uint u, uint j) {
-  return scale.d * float(int(q.q[u / 2][u % 2 * 2 + j / 4] << (24 - j % 4 * 8)) >> 24);
-}
+#endif
 
 #elif FORMAT == Q2_K || FORMAT == Q3_K
 struct Quants {
@@ -192,7 +192,17 @@ struct Quants {
   uint high;
 #endif
 };
-Quants load_quants(WeightPart part, uint index, uint row, uint u) {
+struct Octet {
+  uint q;
+#if FORMAT == Q3_K
+  uint high;
+#endif
+  float d;
+#if FORMAT == Q2_K
+  float m;
+#endif
+};
+Quants load_quants(WeightPart part, uint index, uint row) {
   Quants quants;
   quants.q = ReadUint2(part.quants).at[index * panel_rows + row];
 #if FORMAT == Q3_K
@@ -200,46 +210,79 @@ Quants load_quants(WeightPart part, uint index, uint row, uint u) {
 #endif
   return quants;
 }
-float unpack(Quants q, Scale scale, uint u, uint j) {
-  const uint low = q.q[u / 2] >> (u % 2 * 16 + 2 * j) & 3u;
+Octet octet_of(Quants q, Scale scale, uint u) {
+  Octet o;
+  o.q = (u < 2 ? q.q.x : q.q.y) >> (u % 2 * 16);
+  o.d = u < 2 ? scale.d[0] : scale.d[1];
 #if FORMAT == Q2_K
-  return fma(float(low), scale.d[u / 2], scale.m[u / 2]);
+  o.m = u < 2 ? scale.m[0] : scale.m[1];
 #else
-  return scale.d[u / 2] * float(int(low | (q.high >> (8 * u + j) & 1u) << 2) - 4);
+  o.high = q.high >> (8 * u);
+#endif
+  return o;
+}
+float unpack(Octet o, Scale scale, uint j) {
+#if FORMAT == Q2_K
+  return fma(float(o.q >> (2 * j) & 3u), o.d, o.m);
+#else
+  return o.d * float(int((o.q >> (2 * j) & 3u) | (o.high >> j & 1u) << 2) - 4);
 #endif
 }
 
 #else // four bits and more
+#if FORMAT == Q5_0 || FORMAT == Q5_1 || FORMAT == Q5_K
+#define FIFTH_BIT 1
+#endif
 struct Quants {
   uvec4 q;
-#if FORMAT == Q5_0 || FORMAT == Q5_1 || FORMAT == Q5_K
+#ifdef FIFTH_BIT
   uint high;
 #elif FORMAT == Q6_K
   uvec2 high;
 #endif
 };
-Quants load_quants(WeightPart part, uint index, uint row, uint u) {
+struct Octet {
+  uvec2 q; // four elements each, in the low nibbles of the bytes
+#if defined(FIFTH_BIT) || FORMAT == Q6_K
+  uint high;
+#endif
+#if FORMAT == Q6_K
+  float d;
+#endif
+};
+Quants load_quants(WeightPart part, uint index, uint row) {
   Quants quants;
   quants.q = ReadUint4(part.quants).at[index * panel_rows + row];
-#if FORMAT == Q5_0 || FORMAT == Q5_1 || FORMAT == Q5_K
+#ifdef FIFTH_BIT
   quants.high = ReadUint(part.high).at[index * panel_rows + row];
 #elif FORMAT == Q6_K
   quants.high = ReadUint2(part.high).at[index * panel_rows + row];
 #endif
   return quants;
 }
-float unpack(Quants q, Scale scale, uint u, uint j) {
-  const uint low = q.q[u % 2 * 2 + j / 4] >> (j % 4 * 8 + u / 2 * 4) & 15u;
+Octet octet_of(Quants q, Scale scale, uint u) {
+  Octet o;
+  o.q = ((u & 1u) == 0 ? q.q.xy : q.q.zw) >> (u / 2 * 4);
+#ifdef FIFTH_BIT
+  o.high = q.high >> (8 * u);
+#elif FORMAT == Q6_K
+  o.high = (u < 2 ? q.high.x : q.high.y) >> (u % 2 * 16);
+  o.d = u < 2 ? scale.d[0] : scale.d[1];
+#endif
+  return o;
+}
+float unpack(Octet o, Scale scale, uint j) {
+  const uint low = o.q[j / 4] >> (j % 4 * 8) & 15u;
 #if FORMAT == Q4_0
   return fma(float(low), scale.d, -8.0 * scale.d);
 #elif FORMAT == Q4_1 || FORMAT == Q4_K
   return fma(float(low), scale.d, scale.m);
 #elif FORMAT == Q5_0
-  return fma(float(low | (q.high >> (8 * u + j) & 1u) << 4), scale.d, -16.0 * scale.d);
+  return fma(float(low | (o.high >> j & 1u) << 4), scale.d, -16.0 * scale.d);
 #elif FORMAT == Q5_1 || FORMAT == Q5_K
-  return fma(float(low | (q.high >> (8 * u + j) & 1u) << 4), scale.d, scale.m);
+  return fma(float(low | (o.high >> j & 1u) << 4), scale.d, scale.m);
 #else
-  return scale.d[u / 2] * float(int(low | (q.high[u / 2] >> (u % 2 * 16 + 2 * j) & 3u) << 4) - 32);
+  return o.d * float(int(low | (o.high >> (2 * j) & 3u) << 4) - 32);
 #endif
 }
 #endif

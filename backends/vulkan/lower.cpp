@@ -49,10 +49,11 @@ Access kv_access(uint32_t layer, bool write) {
 AttendShape attend_shape(const KernelShape& shape, uint32_t heads, uint32_t kv_heads, uint32_t v_row) {
   const uint32_t group = heads / kv_heads;
   AttendShape tile{};
-  tile.v_words = (v_row / 2 + shape.subgroup - 1) / shape.subgroup;
-  // Query vectors that share what is read of the cache, bounded by the registers that their sums take.
-  const uint32_t most = tile.v_words <= 8 ? 8 : 4;
-  tile.tile_heads = std::min(group, most / 2);
+  tile.v_quads = (v_row / 4 + shape.subgroup - 1) / shape.subgroup;
+  // Query vectors that share what is read of the cache, bounded by the registers that their sums take; on a CPU device
+  // also by the time that its compiler takes, which grows with the square.
+  const uint32_t most = shape.cpu || tile.v_quads > 4 ? 4 : 8;
+  tile.tile_heads = std::min(group, most);
   tile.head_tiles = (group + tile.tile_heads - 1) / tile.tile_heads;
   tile.tile_tokens = std::max(1u, most / tile.tile_heads);
   return tile;

@@ -34,7 +34,7 @@ struct AttendShape {
   uint32_t tile_heads; // of a KV head's query heads
   uint32_t head_tiles;
   uint32_t tile_tokens; // of the tiled work list
-  uint32_t v_words;
+  uint32_t v_quads;
 };
 
 enum class Fusion : uint8_t { none, rope_store, gated, residual };

@@ -255,10 +255,10 @@ void Lowering::attend(const Unit& unit) {
     writes(dispatch, own.out[0]);
   };
   Dispatch& tiles =
-      add("attend", c_.shape.subgroup, {format, shape.tile_tokens, shape.tile_heads, shape.v_words, 1}, unit);
+      add("attend", c_.shape.subgroup, {format, shape.tile_tokens, shape.tile_heads, shape.v_quads, 1}, unit);
   tiles.grid = {heads, {GridSide::Kind::tile_items, layer.group, 1, 1}};
   finish(tiles, Needs::tile_items);
-  Dispatch& items = add("attend", c_.shape.subgroup, {format, 1, shape.tile_heads, shape.v_words, 0}, unit);
+  Dispatch& items = add("attend", c_.shape.subgroup, {format, 1, shape.tile_heads, shape.v_quads, 0}, unit);
   items.grid = {heads, {GridSide::Kind::items, layer.group, 1, 1}};
   finish(items, Needs::items);
   Dispatch& combine = add("attend_combine", c_.shape.small_group, {}, unit);
@@ -278,17 +278,17 @@ void Lowering::element(const Unit& unit) {
   params.y_stride = y.stride;
   params.columns = a.columns();
   params.count = a.count;
-  const char* shader = own.kind == QUIRE_OP_GLU ? "glu" : own.kind == QUIRE_OP_ADD ? "add" : "mul";
+  // One device is one rank: a reduction or gather over it is what it has.
+  const char* shader = own.kind == QUIRE_OP_GLU   ? "glu"
+                       : own.kind == QUIRE_OP_ADD ? "add"
+                       : own.kind == QUIRE_OP_MUL ? "mul"
+                                                  : "collective";
   if (own.kind == QUIRE_OP_GLU) params.activation = own.u.glu.activation;
   if (own.kind == QUIRE_OP_MUL && own.u.mul.weight != 0) {
     params.b = vector(own.u.mul.weight);
     params.b_shared = 1;
     params.b_scalar = c_.program.weights[own.u.mul.weight - 1].cols == 1 ? 1 : 0;
   }
-  if (own.kind == QUIRE_OP_COLLECTIVE)
-    throw Failure(QUIRE_UNSUPPORTED,
-                  "op " + std::to_string(unit.ops[0]) +
-                      " (collective): the Vulkan backend runs on one device and has no ranks to gather from");
   Dispatch& dispatch = add(shader, c_.shape.element_group, {}, unit);
   dispatch.set_parameters(params);
   dispatch.grid = {columns_of(params.columns), rows_of(a.count)};

@@ -16,7 +16,7 @@ const Layout& layout_of(uint32_t format) {
   static constexpr Layout layouts[QUIRE_FORMAT_COUNT] = {
       {1, 8, 4, 0, 0}, {1, 4, 4, 0, 0}, {1, 4, 4, 0, 0},                                   // F32, F16, BF16
       {2, 1, 4, 0, 1}, {1, 1, 4, 0, 1}, {2, 1, 4, 1, 1}, {1, 1, 4, 1, 1},                  // Q4_0, Q4_1, Q5_0, Q5_1
-      {2, 2, 4, 0, 1},                                                                     // Q8_0
+      {2, 4, 2, 0, 1},                                                                     // Q8_0
       {8, 1, 2, 0, 5}, {8, 1, 2, 1, 4}, {8, 1, 4, 0, 4}, {8, 1, 4, 1, 4}, {8, 1, 4, 2, 5}, // Q2_K to Q6_K
   };
   assert(format < QUIRE_FORMAT_COUNT);

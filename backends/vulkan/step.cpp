@@ -96,7 +96,7 @@ void check_step(const quire_step& step, const Program& program, const KvPool* po
   }
   for (uint32_t r = 0; r < step.num_rows; ++r) {
     need(step.rows[r] < step.num_tokens, "rows", r, step.rows[r], step.num_tokens);
-    need(r == 0 || step.rows[r - 1] <= step.rows[r], "rows", r, step.rows[r], step.rows[r - 1]);
+    if (r != 0) need(step.rows[r - 1] <= step.rows[r], "rows", r, step.rows[r], step.rows[r - 1]);
   }
   if (step.adapters != nullptr)
     for (uint32_t s = 0; s < step.num_sequences; ++s) need(step.adapters[s] == 0, "adapters", s, step.adapters[s], 0);
