@@ -54,7 +54,9 @@ class JsonView {
   size_t array_size() const { return expect(value_->if_array(), "an array").size(); }
   JsonView at(size_t index) const { return {(*value_->if_array())[index], path_ + "[" + std::to_string(index) + "]"}; }
 
-  [[noreturn]] void fail(const std::string& what) const { throw Error(path_ + " " + what); }
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Error((path_.ends_with(": ") ? path_.substr(0, path_.size() - 2) : path_) + " " + what);
+  }
 
  private:
   template <typename T> const T& expect(const T* found, const char* type) const {

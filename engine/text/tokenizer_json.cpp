@@ -198,7 +198,8 @@ class JsonLoader {
         return *id;
       };
       const std::string whole = std::string(left) + std::string(right);
-      bpe.pairs.add(token(left), token(right), {static_cast<uint32_t>(rank), token(whole)});
+      const int32_t left_id = token(left), right_id = token(right);
+      bpe.pairs.add(left_id, right_id, {static_cast<uint32_t>(rank), token(whole)});
       if (right.starts_with(space_mark) && !left.ends_with(space_mark)) bpe.cuts_before_space_mark = false;
     }
   }

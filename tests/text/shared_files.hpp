@@ -1,4 +1,4 @@
-// Where the tests of text find what lies outside the repository, and a reader of GGUF metadata for them.
+// Where the tests of text find what lies outside the repository.
 #pragma once
 
 #include "text/gguf_vocabulary.hpp"
@@ -34,9 +34,7 @@ inline std::string read_file(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
-// The vocabulary of a well-formed GGUF file (GGUF specification, version 2 and 3).
+// The vocabulary of a GGUF file.
 GgufVocabulary read_vocabulary(const std::filesystem::path& path);
-// The string metadata `key`; empty if there is none.
-std::string read_metadata_string(const std::filesystem::path& path, const std::string& key);
 
 } // namespace quire::test
