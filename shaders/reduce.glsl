@@ -24,3 +24,20 @@ float group_max(float value) {
   for (uint i = 1; i < subgroups(); ++i) value = max(value, reduce_values[i]);
   return value;
 }
+
+// Fifteen sums at once, for the price of one sum's barriers.
+shared float reduce_fifteen[64 * 15];
+
+void group_sums(inout float values[15]) {
+  [[unroll]] for (uint j = 0; j < 15; ++j) values[j] = lanes_sum(values[j]);
+  if (gl_WorkGroupSize.x == lanes) return;
+  barrier();
+  if (gl_SubgroupInvocationID == 0) {
+    [[unroll]] for (uint j = 0; j < 15; ++j) reduce_fifteen[gl_SubgroupID * 15 + j] = values[j];
+  }
+  barrier();
+  [[unroll]] for (uint j = 0; j < 15; ++j) values[j] = 0.0;
+  for (uint i = 0; i < subgroups(); ++i) {
+    [[unroll]] for (uint j = 0; j < 15; ++j) values[j] += reduce_fifteen[i * 15 + j];
+  }
+}

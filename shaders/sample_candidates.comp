@@ -25,8 +25,9 @@ void main() {
       const uint key = key_of(raw.at[i]);
       [[unroll]] for (uint j = 0; j < 15; ++j) counts[j] += key >= (least | (j + 1) << shift) ? 1.0 : 0.0;
     }
+    group_sums(counts);
     uint digit = 0;
-    [[unroll]] for (uint j = 0; j < 15; ++j) digit = group_sum(counts[j]) >= float(wanted) ? j + 1 : digit;
+    [[unroll]] for (uint j = 0; j < 15; ++j) digit = counts[j] >= float(wanted) ? j + 1 : digit;
     least |= digit << shift;
   }
   float above = 0.0, equal = 0.0;
@@ -48,8 +49,9 @@ void main() {
         const bool ties = key_of(raw.at[i]) == least;
         [[unroll]] for (uint j = 0; j < 15; ++j) counts[j] += ties && i < (last_token | (j + 1) << shift) ? 1.0 : 0.0;
       }
+      group_sums(counts);
       uint digit = 0;
-      [[unroll]] for (uint j = 0; j < 15; ++j) digit = above + group_sum(counts[j]) < float(wanted) ? j + 1 : digit;
+      [[unroll]] for (uint j = 0; j < 15; ++j) digit = above + counts[j] < float(wanted) ? j + 1 : digit;
       last_token |= digit << shift;
     }
   }

@@ -30,8 +30,9 @@ uint find_key(ReadFloat logits, float temperature, uint kind, float target, floa
       const uint key = kind == by_score ? ~key_of(typical_score(logit, cut)) : key_of(logit);
       [[unroll]] for (uint j = 0; j < 15; ++j) sums[j] += key >= (prefix | (j + 1) << shift) ? weight : 0.0;
     }
+    group_sums(sums);
     uint digit = 0;
-    [[unroll]] for (uint j = 0; j < 15; ++j) digit = group_sum(sums[j]) >= target ? j + 1 : digit;
+    [[unroll]] for (uint j = 0; j < 15; ++j) digit = sums[j] >= target ? j + 1 : digit;
     prefix |= digit << shift;
   }
   return prefix;

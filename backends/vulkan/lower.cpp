@@ -16,9 +16,10 @@ KernelShape::KernelShape(const Traits& traits)
     : cpu(traits.cpu), subgroup(traits.subgroup),
       small_group(traits.cpu ? traits.subgroup : std::max(64u, traits.subgroup)),
       element_group(traits.cpu ? traits.subgroup : 256u), element_columns(traits.cpu ? 512u : 256u),
-      reduce_group(traits.cpu ? traits.subgroup
+      reduce_group(traits.cpu ? 256u
                               : std::min(1024u, traits.properties.limits.maxComputeWorkGroupInvocations /
-                                                    traits.subgroup * traits.subgroup)) {}
+                                                    traits.subgroup * traits.subgroup)),
+      max_segments(traits.cpu ? 64u : 0xFFFFFFFFu) {}
 
 uint32_t GridSide::groups(const StepSizes& sizes) const {
   const auto divided = [&](uint32_t number) {

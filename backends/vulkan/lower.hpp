@@ -27,6 +27,9 @@ struct KernelShape {
   uint32_t element_group;   // of elementwise ops ...
   uint32_t element_columns; // ... and the columns one does
   uint32_t reduce_group;    // of reductions over the vocabulary
+  // Segments of context that one attend item may have: llvmpipe ends an invocation's loops, silently, after 65,535
+  // iterations of all of them together (LP_MAX_TGSI_LOOP_ITERATIONS); a segment takes at most 16 tiles of 60.
+  uint32_t max_segments;
 };
 
 // A tile of query vectors of attend.

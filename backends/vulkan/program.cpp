@@ -65,8 +65,12 @@ Program::Program(Memory& memory, Pipelines& pipelines, const quire_program& prog
   }
   const uint64_t per_sequence = uint64_t{limits.max_context} / segment_tokens + 2;
   const uint64_t partial_bytes = uint64_t{partial_heads} * partial_stride * 4;
+  // Where an item can't have a whole context, every token of a step may have to be split.
+  const uint64_t needed = per_sequence > shape_.max_segments
+                              ? std::min(per_sequence * limits.max_tokens, (uint64_t{1} << 30) / partial_bytes)
+                              : per_sequence;
   max_partials_ = static_cast<uint32_t>(
-      std::min(per_sequence * limits.max_sequences, std::max(per_sequence, (uint64_t{64} << 20) / partial_bytes)));
+      std::max(needed, std::min(per_sequence * limits.max_sequences, (uint64_t{64} << 20) / partial_bytes)));
   partials_ = memory.allocate(max_partials_ * partial_bytes, MemoryKind::device, MemoryUse::scratch,
                               "partial results of attention");
 

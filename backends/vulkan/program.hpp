@@ -61,6 +61,7 @@ class Program {
   // Work units of one decoded token's segment over all heads, and query tokens of an item of the tiled list.
   uint32_t attend_width() const { return attend_width_; }
   uint32_t tile_tokens() const { return tile_tokens_; }
+  uint32_t max_segments() const { return shape_.max_segments; }
 
   struct Output {
     address data = 0;

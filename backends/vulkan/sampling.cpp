@@ -6,6 +6,7 @@
 #include <quire/plugin_check.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cstring>
 #include <string>
@@ -98,6 +99,7 @@ SampleScratch::SampleScratch(Memory& memory, Pipelines& pipelines) : memory_(mem
   element_group_ = shape.element_group;
   reduce_group_ = shape.reduce_group;
   chunk_ = shape.cpu ? 4096 : 1024;
+  cpu_ = shape.cpu;
 }
 
 void SampleScratch::reserve(const SampleBatch& batch, const SampleSource& source) {
@@ -176,6 +178,11 @@ void SampleSlot::record(VkCommandBuffer commands, SampleScratch& scratch, const 
                                &offset);
     vk.vkCmdDispatch(commands, x, params.num_rows, 1);
   };
+  // A CPU device is quickest with one subgroup; but an invocation's loops are bounded there (KernelShape), and the
+  // digits of three thresholds are some 30 passes over the vocabulary.
+  const uint32_t reduce_group = scratch.cpu_
+                                    ? std::clamp(std::bit_ceil(source.vocab / 1900 + 1), scratch.subgroup_, 1024u)
+                                    : scratch.reduce_group_;
   full_barrier(vk, commands);
   if (batch.num_edited != 0) {
     dispatch("sample_edit", scratch.element_group_, {}, params.num_chunks);
@@ -184,10 +191,10 @@ void SampleSlot::record(VkCommandBuffer commands, SampleScratch& scratch, const 
     full_barrier(vk, commands);
   }
   dispatch("sample_scan", scratch.subgroup_, {0}, params.num_chunks);
-  if (batch.num_candidates != 0) dispatch("sample_candidates", scratch.reduce_group_, {}, 1);
+  if (batch.num_candidates != 0) dispatch("sample_candidates", reduce_group, {}, 1);
   full_barrier(vk, commands);
   if (batch.any_cut) {
-    dispatch("sample_cut", scratch.reduce_group_, {}, 1);
+    dispatch("sample_cut", reduce_group, {}, 1);
     full_barrier(vk, commands);
     dispatch("sample_scan", scratch.subgroup_, {1}, params.num_chunks);
     full_barrier(vk, commands);

@@ -52,6 +52,7 @@ class SampleScratch {
   Memory& memory_;
   Pipelines& pipelines_;
   uint32_t subgroup_, element_group_, reduce_group_, chunk_;
+  bool cpu_;
   Buffer edited_, chunks_, cuts_;
 };
 

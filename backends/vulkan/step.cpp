@@ -9,36 +9,44 @@
 
 namespace quire::vulkan {
 
-AttendWork plan_attention(const quire_step& step, uint32_t window, uint32_t tile_tokens, uint32_t width,
-                          uint32_t parallel, uint32_t max_partials) {
+AttendWork plan_attention(const quire_step& step, uint32_t window, const AttendBounds& bounds) {
   AttendWork work;
+  const uint32_t tile_tokens = bounds.tile_tokens;
   const auto first_segment = [&](uint32_t position) {
     return window != 0 && position + 1 > window ? (position + 1 - window) / segment_tokens : 0;
   };
   uint32_t alone = 0; // work units if nothing is split
   for (uint32_t s = 0; s < step.num_sequences; ++s)
     alone += (step.query_start[s + 1] - step.query_start[s] + tile_tokens - 1) / tile_tokens;
-  const bool split = uint64_t{alone} * width < parallel;
+  const bool split = uint64_t{alone} * bounds.width < bounds.parallel;
   uint32_t partials = 0;
+  const auto one_token = [&](uint32_t token, uint32_t position, uint32_t table) {
+    const uint32_t begin = first_segment(position), end = position / segment_tokens + 1;
+    const bool must = end - begin > bounds.max_segments;
+    const bool fits = end - begin <= bounds.max_partials - partials;
+    if (must && !fits)
+      throw Failure(QUIRE_UNSUPPORTED, "step: " + std::to_string(step.num_tokens) + " tokens over contexts of up to " +
+                                           std::to_string(position + 1) +
+                                           " are more than this device takes at once: lower the tokens of a step");
+    if (!must && !(split && end - begin > 1 && fits)) {
+      work.items.push_back({token, 1, begin, end, position, table, 0, window});
+      return;
+    }
+    work.combines.push_back({token, partials, end - begin, 0});
+    for (uint32_t segment = begin; segment < end; ++segment)
+      work.items.push_back({token, 1, segment, segment + 1, position, table, ++partials, window});
+  };
   for (uint32_t s = 0; s < step.num_sequences; ++s) {
     const uint32_t token = step.query_start[s], count = step.query_start[s + 1] - token;
     const uint32_t position = step.seq_len[s] - count, table = step.table_start[s];
-    if (count == 1) {
-      const uint32_t begin = first_segment(position), end = position / segment_tokens + 1;
-      if (split && end - begin > 1 && partials + (end - begin) <= max_partials) {
-        work.combines.push_back({token, partials, end - begin, 0});
-        for (uint32_t segment = begin; segment < end; ++segment)
-          work.items.push_back({token, 1, segment, segment + 1, position, table, ++partials, window});
-      } else {
-        work.items.push_back({token, 1, begin, end, position, table, 0, window});
-      }
-      continue;
-    }
     for (uint32_t first = 0; first < count; first += tile_tokens) {
       const uint32_t tokens = std::min(tile_tokens, count - first);
-      work.tile_items.push_back({token + first, tokens, first_segment(position + first),
-                                 (position + first + tokens - 1) / segment_tokens + 1, position + first, table, 0,
-                                 window});
+      const uint32_t begin = first_segment(position + first),
+                     end = (position + first + tokens - 1) / segment_tokens + 1;
+      if (tokens > 1 && end - begin <= bounds.max_segments)
+        work.tile_items.push_back({token + first, tokens, begin, end, position + first, table, 0, window});
+      else
+        for (uint32_t t = first; t < first + tokens; ++t) one_token(token + t, position + t, table);
     }
   }
   // Longest first, so that the last to finish are short.
@@ -123,8 +131,9 @@ void StepArrays::fill(const quire_step& step, const Program& program, const KvPo
   sizes.entries = entries;
   std::vector<AttendWork> works;
   for (uint32_t g = 0; g < groups; ++g) {
-    works.push_back(plan_attention(step, program.kv().windows[g], std::max(program.tile_tokens(), 1u),
-                                   program.attend_width(), parallel, program.max_partials()));
+    works.push_back(plan_attention(step, program.kv().windows[g],
+                                   {std::max(program.tile_tokens(), 1u), program.attend_width(), parallel,
+                                    program.max_partials(), program.max_segments()}));
     sizes.items[g] = static_cast<uint32_t>(works[g].items.size());
     sizes.tile_items[g] = static_cast<uint32_t>(works[g].tile_items.size());
     sizes.combines[g] = static_cast<uint32_t>(works[g].combines.size());

@@ -24,8 +24,15 @@ struct AttendWork {
 };
 // parallel: work units that keep the device busy; a decoded token's context is split into its segments only while there
 // are fewer.
-AttendWork plan_attention(const quire_step& step, uint32_t window, uint32_t tile_tokens, uint32_t width,
-                          uint32_t parallel, uint32_t max_partials);
+// An item has at most max_segments: beyond, every token is split, and max_partials has to do for that (Failure).
+struct AttendBounds {
+  uint32_t tile_tokens;
+  uint32_t width; // work units of one token's segment
+  uint32_t parallel;
+  uint32_t max_partials;
+  uint32_t max_segments;
+};
+AttendWork plan_attention(const quire_step& step, uint32_t window, const AttendBounds& bounds);
 
 // Throws QUIRE_INVALID where the step does not fit the program, its limits or its cache.
 void check_step(const quire_step& step, const Program& program, const KvPool* pool);
