@@ -123,7 +123,7 @@ TEST(Attend, MixedStepsOverScatteredBlocks) {
     s.kv_heads = random.integer(1, s.gqa > 4 ? 2 : 4);
     s.k_dim = s.v_dim = random.pick({64u, 80u, 96u, 128u, 256u});
     if (random.chance(0.2)) s.k_dim = 192, s.v_dim = 128;
-    if (random.chance(0.4)) s.window = random.integer(1, 100);
+    if (random.chance(0.5)) s.window = random.integer(1, random.pick({6u, 20u, 100u}));
     if (random.chance(0.3)) s.softcap = random.pick({20.0f, 2.0f});
     if (random.chance(0.3)) s.sinks = true;
     if (random.chance(0.3)) s.scale = 0.5f;
