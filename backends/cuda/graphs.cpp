@@ -1,0 +1,66 @@
+#include "graphs.hpp"
+
+#include "buckets.hpp"
+
+namespace quire::cuda {
+
+Graph::~Graph() {
+  if (executable_ != nullptr) ignore(cudaGraphExecDestroy(executable_));
+}
+
+void Graph::begin(cudaStream_t stream) {
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing a graph");
+}
+
+void Graph::abandon(cudaStream_t stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  ignore(cudaStreamEndCapture(stream, &graph));
+  if (graph != nullptr) ignore(cudaGraphDestroy(graph));
+}
+
+Graph Graph::end(cudaStream_t stream) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(stream, &graph), "capturing a graph");
+  Graph result;
+  const cudaError_t error = cudaGraphInstantiate(&result.executable_, graph, 0);
+  ignore(cudaGraphDestroy(graph));
+  check(error, "making a graph");
+  return result;
+}
+
+StepArrays arrays_at(const std::byte* buffer, const StepLayout& layout, const int32_t* sampled) {
+  const auto at = [&]<class T>(uint64_t offset, const T*) { return reinterpret_cast<const T*>(buffer + offset); };
+  StepArrays arrays;
+  arrays.tokens = at(layout.tokens, static_cast<const int32_t*>(nullptr));
+  arrays.token_rows = at(layout.token_rows, static_cast<const uint32_t*>(nullptr));
+  arrays.sampled = sampled;
+  arrays.positions = at(layout.positions, static_cast<const uint32_t*>(nullptr));
+  arrays.rows = at(layout.rows, static_cast<const uint32_t*>(nullptr));
+  return arrays;
+}
+
+void DecodeGraphs::capture_all(const CompiledProgram& program, const std::byte* step_buffer, const int32_t* sampled,
+                               cudaStream_t stream, bool overlap) {
+  entries_.clear();
+  for (const uint32_t bucket : buckets_up_to(program.limits.max_sequences)) {
+    Entry entry;
+    entry.shape = bucket_shape(bucket, program.step);
+    entry.layout = lay_out_step(entry.shape, program.step.groups, program.step.classes);
+    StepRun run;
+    run.queue = {stream, overlap};
+    run.tokens = run.sequences = run.rows = bucket;
+    run.buffer = step_buffer;
+    run.captured = true;
+    run.layout = &entry.layout;
+    run.arrays = arrays_at(step_buffer, entry.layout, sampled);
+    entry.graph = Graph::capture(stream, [&] { run_program(program, run); });
+    entries_.emplace(bucket, std::move(entry));
+  }
+}
+
+const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, uint32_t rows) const {
+  const auto found = entries_.lower_bound(std::max(sequences, rows));
+  return found == entries_.end() ? nullptr : &found->second;
+}
+
+} // namespace quire::cuda

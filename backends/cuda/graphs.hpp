@@ -1,0 +1,66 @@
+// Decode steps as captured graphs: one for each bucket of sequences, replayed with whatever the step buffer holds.
+//
+// Errors: Failure. Threads: the backend's queue.
+#pragma once
+
+#include "compile.hpp"
+
+#include <cstdint>
+#include <map>
+
+namespace quire::cuda {
+
+class Graph {
+ public:
+  Graph() = default;
+  Graph(Graph&& other) noexcept : executable_(std::exchange(other.executable_, nullptr)) {}
+  Graph& operator=(Graph&& other) noexcept {
+    std::swap(executable_, other.executable_);
+    return *this;
+  }
+  ~Graph();
+
+  // What `body` queues on the stream, not run.
+  template <class Body> static Graph capture(cudaStream_t stream, const Body& body) {
+    begin(stream);
+    try {
+      body();
+    } catch (...) {
+      abandon(stream);
+      throw;
+    }
+    return end(stream);
+  }
+  void launch(cudaStream_t stream) const { check(cudaGraphLaunch(executable_, stream), "launching a graph"); }
+
+ private:
+  static void begin(cudaStream_t stream);
+  static void abandon(cudaStream_t stream) noexcept;
+  static Graph end(cudaStream_t stream);
+  cudaGraphExec_t executable_ = nullptr;
+};
+
+// The graphs of one program.
+class DecodeGraphs {
+ public:
+  struct Entry {
+    StepShape shape;
+    StepLayout layout;
+    Graph graph;
+  };
+
+  // Captures every bucket up to the limits. overlap: with programmatic dependent launches.
+  void capture_all(const CompiledProgram& program, const std::byte* step_buffer, const int32_t* sampled,
+                   cudaStream_t stream, bool overlap);
+  // The graph that runs a decode step of so many sequences and rows; null where there is none.
+  const Entry* find(uint32_t sequences, uint32_t rows) const;
+  bool empty() const { return entries_.empty(); }
+
+ private:
+  std::map<uint32_t, Entry> entries_; // by bucket
+};
+
+// The arrays of a step that lies at `buffer`.
+StepArrays arrays_at(const std::byte* buffer, const StepLayout& layout, const int32_t* sampled);
+
+} // namespace quire::cuda

@@ -1,0 +1,249 @@
+#include "instance.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+namespace quire::cuda {
+
+Failure CudaInstance::device_lost() const { return Failure(QUIRE_DEVICE_LOST, *lost_); }
+
+CudaInstance::CudaInstance(const quire_create_options& options)
+    : options_(options), device_(open_device(options.device)) {
+  library_.emplace();
+  if (library_->available())
+    log(QUIRE_LOG_DEBUG, "CUDA: fp16 products by " + library_->description());
+  else
+    log(QUIRE_LOG_INFO,
+        "CUDA: " + library_->description() + "; our own matrix kernel runs, which is slower for prompts");
+}
+
+CudaInstance::~CudaInstance() { ignore(cudaDeviceSynchronize()); }
+
+void CudaInstance::log(int32_t level, const std::string& message) const {
+  if (options_.log != nullptr) options_.log(options_.host, level, message.c_str());
+}
+
+CudaInstance::Loaded& CudaInstance::loaded(uint32_t program) {
+  if (program == 0 || program > programs_.size())
+    throw Failure(QUIRE_INVALID, "CUDA: there is no program " + std::to_string(program));
+  return programs_[program - 1];
+}
+
+KvCache& CudaInstance::kv() {
+  if (kv_program_ == 0) throw Failure(QUIRE_INVALID, "CUDA: no KV cache was created");
+  return *programs_[kv_program_ - 1].program->kv;
+}
+
+quire_memory_info CudaInstance::memory() {
+  return verb([&] {
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for free memory");
+    quire_memory_info info{};
+    info.total_bytes = total, info.free_bytes = free;
+    for (const Loaded& loaded : programs_) {
+      info.weights_bytes += loaded.program->weights.arena.bytes();
+      info.scratch_bytes += loaded.program->scratch_bytes() + loaded.step_buffer.bytes();
+      if (loaded.program->kv) info.kv_bytes += loaded.program->kv->bytes();
+    }
+    info.scratch_bytes += sampler_.bytes() + library_->workspace_bytes();
+    return info;
+  });
+}
+
+uint32_t CudaInstance::compile(const quire_program& program, const quire_limits& limits) {
+  return verb([&] {
+    Progress progress;
+    if (options_.progress != nullptr)
+      progress = [this](uint64_t done, uint64_t total) { options_.progress(options_.host, done, total); };
+    Loaded loaded;
+    loaded.program =
+        compile_program(program, limits, {device_, *library_, stream_.get(), options_.invariant != 0, progress});
+    if (loaded.program->weights.saturated)
+      log(QUIRE_LOG_WARNING, "CUDA: some weights are beyond the range of fp16 and were clamped to it");
+    loaded.step_bytes = most_step_bytes(loaded.program->step);
+    loaded.step_buffer = DeviceBuffer(loaded.step_bytes, "steps");
+    for (PinnedBuffer& staging : staging_)
+      if (staging.bytes() < loaded.step_bytes) staging = PinnedBuffer(loaded.step_bytes, "steps");
+    const int32_t* tokens_before = sampler_.tokens();
+    sampler_.reserve(limits.max_rows, program.vocab_size);
+    programs_.push_back(std::move(loaded));
+    if (sampler_.tokens() != tokens_before)
+      for (Loaded& other : programs_) capture(other); // the graphs hold the address
+    return static_cast<uint32_t>(programs_.size());
+  });
+}
+
+uint64_t CudaInstance::kv_block_bytes(uint32_t program, uint32_t group) {
+  const auto& layouts = loaded(program).program->kv_layouts;
+  if (group >= layouts.size()) throw Failure(QUIRE_INVALID, "CUDA: there is no KV group " + std::to_string(group));
+  return layouts[group].block_bytes;
+}
+
+void CudaInstance::kv_create(const quire_kv_config& config) {
+  verb([&] {
+    Loaded& target = loaded(config.program);
+    CompiledProgram& program = *target.program;
+    check(cudaStreamSynchronize(stream_.get()), "waiting for the device");
+    program.kv.reset(); // its memory first
+    program.kv = std::make_unique<KvCache>(program.kv_layouts, config);
+    kv_program_ = config.program;
+    capture(target);
+  });
+}
+
+void CudaInstance::capture(Loaded& target) {
+  if (!target.program->kv) return;
+  target.graphs.capture_all(*target.program, target.step_buffer.data(), sampler_.tokens(), stream_.get(),
+                            device_.compute_capability >= 90);
+}
+
+void CudaInstance::wait_for_swaps_of(const quire_step& step, CompiledProgram& program) {
+  if (!program.kv || !program.kv->swapping()) return;
+  program.kv->settle();
+  if (!program.kv->swapping()) return;
+  for (uint32_t g = 0; g < program.step.groups; ++g)
+    for (uint32_t i = 0; i < step.table_start[step.num_sequences]; ++i) {
+      const uint32_t block = step.tables[g][i];
+      if (block < program.kv->num_blocks(g) && program.kv->is_busy(g, block))
+        return program.kv->join_swaps(stream_.get());
+    }
+}
+
+void CudaInstance::queue_step(const quire_step& step, Loaded& target, bool may_use_graph, Queued& queued) {
+  CompiledProgram& program = *target.program;
+  std::vector<uint32_t> num_blocks;
+  if (program.step.groups != 0) {
+    if (!program.kv) throw Failure(QUIRE_INVALID, "CUDA: the program needs a KV cache, and none was created");
+    for (uint32_t g = 0; g < program.step.groups; ++g) num_blocks.push_back(program.kv->num_blocks(g));
+  }
+  check_step(step, program.step, num_blocks);
+  plan_step(step, program.step, plans_);
+  const uint64_t ticket = last_ticket_ + 1;
+  if (may_use_graph && is_decode(step) && !plans_.has_prefill)
+    queued.graph = target.graphs.find(step.num_sequences, step.num_rows);
+  const StepShape exact = queued.graph == nullptr ? exact_shape(step, plans_) : StepShape{};
+  const StepShape& shape = queued.graph != nullptr ? queued.graph->shape : exact;
+  queued.layout =
+      queued.graph != nullptr ? queued.graph->layout : lay_out_step(shape, program.step.groups, program.step.classes);
+  const uint64_t entries = step.table_start != nullptr ? step.table_start[step.num_sequences] : 0;
+  if (queued.layout.tables + 4 * entries * program.step.groups + 128 > target.step_bytes)
+    throw Failure(QUIRE_INVALID, "CUDA: the step's block tables are longer than the context of the limits");
+
+  PinnedBuffer& staging = staging_[ticket % kSlots];
+  copied_[ticket % kSlots].wait();
+  const uint64_t bytes =
+      write_step(step, program.step, plans_, shape, queued.layout, sampler_.row_base(step.token_ticket),
+                 {staging.data(), static_cast<size_t>(target.step_bytes)});
+  wait_for_swaps_of(step, program);
+  check(cudaMemcpyAsync(target.step_buffer.data(), staging.data(), bytes, cudaMemcpyHostToDevice, stream_.get()),
+        "sending a step");
+  copied_[ticket % kSlots].record(stream_.get());
+
+  StepRun& run = queued.run;
+  run.queue = {stream_.get(), device_.compute_capability >= 90};
+  run.tokens = step.num_tokens, run.sequences = step.num_sequences, run.rows = step.num_rows;
+  run.buffer = target.step_buffer.data();
+  run.layout = &queued.layout;
+  run.arrays = arrays_at(run.buffer, queued.layout, sampler_.tokens());
+  run.plans = &plans_;
+}
+
+uint64_t CudaInstance::submit(const quire_step& step) {
+  return verb([&] {
+    Loaded& target = loaded(step.program);
+    if (last_ticket_ - last_waited_ >= 2) throw Failure(QUIRE_INVALID, "CUDA: two tickets are already unwaited");
+    if (step.token_rows != nullptr && step.token_ticket != 0 && step.token_ticket != last_ticket_)
+      throw Failure(QUIRE_INVALID, "CUDA: tokens can only be taken from the ticket just before");
+    Queued queued;
+    queue_step(step, target, true, queued);
+    if (queued.graph != nullptr)
+      queued.graph->graph.launch(stream_.get());
+    else
+      run_program(*target.program, queued.run);
+    ++last_ticket_;
+    done_[last_ticket_ % kSlots].record(stream_.get());
+    sampler_.forget(last_ticket_);
+    last_program_ = step.program, last_rows_ = step.num_rows, last_tokens_ = step.num_tokens,
+    last_sequences_ = step.num_sequences;
+    return last_ticket_;
+  });
+}
+
+void CudaInstance::sample(uint64_t ticket, std::span<const quire_sampling_row> rows) {
+  verb([&] {
+    if (ticket != last_ticket_ || ticket == 0)
+      throw Failure(QUIRE_INVALID, "CUDA: only the ticket just submitted can be sampled");
+    if (rows.size() != last_rows_)
+      throw Failure(QUIRE_INVALID,
+                    "CUDA: the ticket has " + std::to_string(last_rows_) + " rows, not " + std::to_string(rows.size()));
+    if (rows.empty()) return;
+    const CompiledProgram& program = *loaded(last_program_).program;
+    const Tensor logits = program.tensor(program.data.outputs[0]);
+    sampler_.sample(ticket, rows, static_cast<const float*>(logits.data), program.data.vocab,
+                    {stream_.get(), device_.compute_capability >= 90});
+    done_[ticket % kSlots].record(stream_.get());
+  });
+}
+
+void CudaInstance::wait(uint64_t ticket, std::span<quire_sampled_row> rows) {
+  verb([&] {
+    if (ticket != last_waited_ + 1 || ticket > last_ticket_)
+      throw Failure(QUIRE_INVALID, "CUDA: tickets are waited for in their order, each once");
+    if (rows.size() != sampler_.num_rows(ticket))
+      throw Failure(QUIRE_INVALID, "CUDA: " + std::to_string(sampler_.num_rows(ticket)) + " rows were sampled, not " +
+                                       std::to_string(rows.size()));
+    done_[ticket % kSlots].wait();
+    last_waited_ = ticket;
+    sampler_.take(ticket, rows);
+  });
+}
+
+void CudaInstance::copy_blocks(std::span<const quire_block_copy> copies) {
+  verb([&] {
+    KvCache& cache = kv();
+    for (const quire_block_copy& copy : copies)
+      if (copy.group >= cache.num_groups() || copy.from >= cache.num_blocks(copy.group) ||
+          copy.to >= cache.num_blocks(copy.group))
+        throw Failure(QUIRE_INVALID, "CUDA: a copy names a block that isn't there");
+    cache.join_swaps(stream_.get());
+    cache.copy(copies, stream_.get());
+  });
+}
+
+void CudaInstance::swap_out(std::span<const quire_block_copy> copies) {
+  verb([&] { kv().swap_out(copies, stream_.get()); });
+}
+
+void CudaInstance::swap_in(std::span<const quire_block_copy> copies) {
+  verb([&] { kv().swap_in(copies, stream_.get()); });
+}
+
+void CudaInstance::read_output(uint32_t program, uint32_t index, std::span<std::byte> out) {
+  verb([&] {
+    const CompiledProgram& compiled = *loaded(program).program;
+    if (program != last_program_ || index >= compiled.data.outputs.size())
+      throw Failure(QUIRE_INVALID, "CUDA: the last step has no output " + std::to_string(index) + " of program " +
+                                       std::to_string(program));
+    const uint32_t value = compiled.data.outputs[index], symbol = compiled.data.values[value - 1].rows;
+    const uint32_t rows = symbol == QUIRE_TOKENS      ? last_tokens_
+                          : symbol == QUIRE_SEQUENCES ? last_sequences_
+                                                      : last_rows_;
+    const Tensor tensor = compiled.tensor(value);
+    if (out.size() != uint64_t{rows} * tensor.width() * 4)
+      throw Failure(QUIRE_INVALID, "CUDA: output " + std::to_string(index) + " has " +
+                                       std::to_string(uint64_t{rows} * tensor.width() * 4) + " bytes, not " +
+                                       std::to_string(out.size()));
+    if (out.empty()) return;
+    DeviceBuffer plain(out.size(), "an output for the host");
+    Tensor to = tensor;
+    to.data = plain.data(), to.stride = tensor.width();
+    if (to.type == Type::f16) to.type = Type::f32;
+    convert({stream_.get(), false}, rows, tensor, to);
+    check(cudaMemcpyAsync(out.data(), plain.data(), out.size(), cudaMemcpyDeviceToHost, stream_.get()),
+          "bringing an output to the host");
+    check(cudaStreamSynchronize(stream_.get()), "bringing an output to the host");
+  });
+}
+
+} // namespace quire::cuda

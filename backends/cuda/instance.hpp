@@ -1,0 +1,91 @@
+// An instance: one device, one queue, and the verbs of plugin.h.
+//
+// Work goes to one stream in the order of the calls; swaps have their own (kv_cache.hpp). A decode step is one copy to
+// the device and one graph; every other step launches its kernels directly. Errors: Failure; after QUIRE_DEVICE_LOST
+// every verb fails alike. Threads: [engine], as in plugin.h.
+#pragma once
+
+#include "compile.hpp"
+#include "graphs.hpp"
+#include "sampler.hpp"
+
+#include <quire/plugin.hpp>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace quire::cuda {
+
+class CudaInstance final : public Instance {
+ public:
+  explicit CudaInstance(const quire_create_options& options);
+  ~CudaInstance() override;
+
+  quire_memory_info memory() override;
+  uint32_t compile(const quire_program& program, const quire_limits& limits) override;
+  uint64_t kv_block_bytes(uint32_t program, uint32_t group) override;
+  void kv_create(const quire_kv_config& config) override;
+  uint64_t submit(const quire_step& step) override;
+  void sample(uint64_t ticket, std::span<const quire_sampling_row> rows) override;
+  void wait(uint64_t ticket, std::span<quire_sampled_row> rows) override;
+  void copy_blocks(std::span<const quire_block_copy> copies) override;
+  void swap_out(std::span<const quire_block_copy> copies) override;
+  void swap_in(std::span<const quire_block_copy> copies) override;
+  void read_output(uint32_t program, uint32_t index, std::span<std::byte> out) override;
+  uint32_t profile(const quire_step& step, uint32_t repetitions, std::span<quire_op_time> out) override;
+  void ceilings(double& bytes_per_second, double& flops_per_second) override;
+
+ private:
+  struct Loaded {
+    std::unique_ptr<CompiledProgram> program;
+    DeviceBuffer step_buffer;
+    DecodeGraphs graphs;
+    uint64_t step_bytes = 0;
+  };
+  static constexpr uint32_t kSlots = 3; // of steps on their way: two tickets in flight and one being written
+
+  Loaded& loaded(uint32_t program);
+  // Captures the program's decode graphs, once it has a cache.
+  void capture(Loaded& loaded);
+  // Whose KV the block verbs mean: the last kv_create's.
+  KvCache& kv();
+  void wait_for_swaps_of(const quire_step& step, CompiledProgram& program);
+  // Copies the step to the device; the run to launch it with, or the graph.
+  struct Queued {
+    StepRun run;
+    StepLayout layout;
+    const DecodeGraphs::Entry* graph = nullptr;
+  };
+  void queue_step(const quire_step& step, Loaded& loaded, bool may_use_graph, Queued& queued);
+  void log(int32_t level, const std::string& message) const;
+  Failure device_lost() const;
+  // Runs a verb; remembers the sentence of a lost device, which every later verb repeats.
+  template <class Body> auto verb(Body&& body) -> decltype(body()) {
+    if (lost_) throw device_lost();
+    try {
+      return body();
+    } catch (const Failure& failure) {
+      if (failure.code() == QUIRE_DEVICE_LOST) lost_ = failure.what();
+      throw;
+    }
+  }
+
+  quire_create_options options_;
+  DeviceTraits device_;
+  Stream stream_;
+  std::optional<MatrixLibrary> library_;
+  std::vector<Loaded> programs_;
+  uint32_t kv_program_ = 0;
+  PinnedBuffer staging_[kSlots];
+  Event done_[kSlots];
+  Event copied_[kSlots];
+  StepPlans plans_;
+  Sampler sampler_;
+  uint64_t last_ticket_ = 0, last_waited_ = 0;
+  uint32_t last_program_ = 0, last_rows_ = 0, last_tokens_ = 0, last_sequences_ = 0;
+  std::optional<std::string> lost_;
+};
+
+} // namespace quire::cuda

@@ -1,0 +1,381 @@
+#include "launches.hpp"
+
+#include "ops/expert_linear.hpp"
+#include "ops/linear.hpp"
+
+#include <algorithm>
+#include <cassert>
+
+namespace quire::cuda {
+namespace {
+
+constexpr uint64_t kPartsBytes = 64ull << 20; // partial results of fixed order, at most
+
+uint64_t align_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+class Maker {
+ public:
+  Maker(const quire_program& program, const CompileContext& context, CompiledProgram& c, WorkspaceNeeds& needs)
+      : program_(program), device_(context.device), library_(context.library), fixed_order_(context.fixed_order), c_(c),
+        needs_(needs) {}
+
+  void make(const LaunchGroup& group) {
+    const quire_op& op = c_.data.ops[group.ops.back()];
+    Launch launch;
+    launch.ops = group.ops;
+    if (group.kind == GroupKind::rope_store)
+      rope_store(group, launch);
+    else if (group.kind == GroupKind::linear_glu)
+      linear(c_.data.ops[group.ops[0]], &op, launch);
+    else
+      single(op, group.ops[0], launch);
+    c_.launches.push_back(std::move(launch));
+  }
+
+ private:
+  uint32_t rows_symbol(uint32_t value) const { return c_.data.values[value - 1].rows; }
+  static uint32_t count(const StepRun& run, uint32_t symbol) {
+    return symbol == QUIRE_TOKENS ? run.tokens : symbol == QUIRE_SEQUENCES ? run.sequences : run.rows;
+  }
+  static void name(Launch& launch, const char* kernel) {
+    launch.kernel = [kernel](uint32_t) { return std::string(kernel); };
+  }
+  const float* vector(uint32_t id) const { return c_.weights.vector(id); }
+
+  // The tensor in fp16: itself, or a place in the workspace that it is converted to.
+  struct Input {
+    Tensor tensor, original;
+  };
+  Input half_input(uint32_t value) {
+    Input input{c_.tensor(value), {}};
+    if (input.tensor.type == Type::f16) return input;
+    input.original = input.tensor;
+    const uint32_t rows = std::max({c_.limits.max_tokens, c_.limits.max_rows, c_.limits.max_sequences}) + 16;
+    input.tensor.type = Type::f16;
+    input.tensor.stride = (input.tensor.width() + 7) / 8 * 8;
+    needs_.convert_bytes = std::max(needs_.convert_bytes, align_up(uint64_t{rows} * input.tensor.stride * 2));
+    return input;
+  }
+  // The input as the kernels take it, converted first if need be, behind what the launches share.
+  static Tensor ready(const CompiledProgram& c, const Input& input, const Queue& queue, uint32_t rows) {
+    if (!input.original) return input.tensor;
+    Tensor to = input.tensor;
+    to.data = c.workspace.data() + c.convert_offset;
+    convert(queue, rows, input.original, to);
+    return to;
+  }
+
+  void single(const quire_op& op, uint32_t index, Launch& launch) {
+    const uint32_t symbol = op.out[0] != 0 ? rows_symbol(op.out[0]) : uint32_t{QUIRE_TOKENS};
+    const Tensor a = c_.tensor(op.in[0]), b = c_.tensor(op.in[1]), out = c_.tensor(op.out[0]);
+    switch (op.kind) {
+    case QUIRE_OP_EMBED: {
+      const Weight& table = c_.weights.matrix(op.u.embed.table);
+      const Weight* positions = op.u.embed.positions != 0 ? &c_.weights.matrix(op.u.embed.positions) : nullptr;
+      const float scale = op.u.embed.scale == 0 ? 1.f : op.u.embed.scale;
+      launch.run = [=](const StepRun& run) { embed(run.queue, run.arrays, run.tokens, table, positions, scale, out); };
+      return name(launch, "embed");
+    }
+    case QUIRE_OP_NORM: {
+      NormArgs args;
+      args.in = a, args.residual = b, args.out = out, args.sum = c_.tensor(op.out[1]);
+      args.weight = vector(op.u.norm.weight), args.bias = vector(op.u.norm.bias);
+      args.epsilon = op.u.norm.epsilon, args.weight_offset = op.u.norm.weight_offset;
+      args.layer = op.u.norm.kind == QUIRE_NORM_LAYER;
+      launch.run = [=](const StepRun& run) { norm(run.queue, count(run, symbol), args); };
+      return name(launch, "norm");
+    }
+    case QUIRE_OP_LINEAR:
+      return linear(op, nullptr, launch);
+    case QUIRE_OP_ROPE: {
+      RopeArgs args = rotation(op);
+      args.q_in = a, args.q_out = out;
+      launch.run = [=](const StepRun& run) { rope(run.queue, run.arrays, run.tokens, args); };
+      return name(launch, "rope");
+    }
+    case QUIRE_OP_KV_STORE: {
+      RopeArgs args;
+      args.k_in = a, args.v_in = b;
+      store(op, args, launch);
+      return name(launch, "kv_store");
+    }
+    case QUIRE_OP_ATTEND:
+      return attend(op, index, launch);
+    case QUIRE_OP_GLU:
+      launch.run = [=, activation = op.u.glu.activation](const StepRun& run) {
+        glu(run.queue, count(run, symbol), activation, a, b, out);
+      };
+      return name(launch, "glu");
+    case QUIRE_OP_ADD:
+      launch.run = [=](const StepRun& run) { add(run.queue, count(run, symbol), a, b, out); };
+      return name(launch, "add");
+    case QUIRE_OP_MUL: {
+      const float* factor = b ? nullptr : vector(op.u.mul.weight);
+      const uint32_t step = !b && factor_is_scalar(op.u.mul.weight) ? 0 : 1;
+      launch.run = [=](const StepRun& run) { mul(run.queue, count(run, symbol), a, b, factor, step, out); };
+      return name(launch, "mul");
+    }
+    case QUIRE_OP_GATHER_ROWS:
+      launch.run = [=](const StepRun& run) { gather_rows(run.queue, run.arrays, run.rows, a, out); };
+      return name(launch, "gather_rows");
+    case QUIRE_OP_COLLECTIVE: // over the one rank that there is
+      launch.run = [=](const StepRun& run) { convert(run.queue, count(run, symbol), a, out); };
+      return name(launch, "copy");
+    case QUIRE_OP_ROUTE: {
+      RouteArgs args;
+      args.scores = a, args.weights = out, args.ids = c_.tensor(op.out[1]);
+      args.bias = vector(op.u.route.bias), args.op = op.u.route;
+      launch.run = [=](const StepRun& run) { route(run.queue, count(run, symbol), args); };
+      return name(launch, "route");
+    }
+    case QUIRE_OP_EXPERT_LINEAR:
+      return expert(op, launch);
+    default:
+      throw Failure(QUIRE_UNSUPPORTED,
+                    "CUDA: op " + std::to_string(index) + " is of a kind that this backend doesn't know");
+    }
+  }
+
+  bool factor_is_scalar(uint32_t weight) const { return weight != 0 && program_.weights[weight - 1].cols == 1; }
+
+  RopeArgs rotation(const quire_op& op) const {
+    RopeArgs args;
+    args.frequencies = vector(op.u.rope.frequencies);
+    args.rotary_dim = op.u.rope.rotary_dim;
+    args.interleaved = op.u.rope.kind == QUIRE_ROPE_INTERLEAVED;
+    args.magnitude = op.u.rope.magnitude == 0 ? 1.f : op.u.rope.magnitude;
+    return args;
+  }
+
+  void store(const quire_op& op, RopeArgs args, Launch& launch) {
+    const uint32_t layer = op.u.kv_store.kv_layer, group = c_.data.kv_layers[layer].group;
+    launch.run = [this_ = &c_, args, layer, group](const StepRun& run) mutable {
+      const KvLayer kv = this_->kv->layer(layer);
+      args.kv = &kv;
+      args.slots = reinterpret_cast<const uint32_t*>(run.buffer + run.layout->slots[group]);
+      rope(run.queue, run.arrays, run.tokens, args);
+    };
+  }
+
+  void rope_store(const LaunchGroup& group, Launch& launch) {
+    const quire_op &k = c_.data.ops[group.rope_k], &kv = c_.data.ops[group.store];
+    RopeArgs args = rotation(k);
+    args.k_in = c_.tensor(k.in[0]);
+    if (group.keep_k) args.k_out = c_.tensor(k.out[0]);
+    args.v_in = c_.tensor(kv.in[1]);
+    if (group.rope_q != UINT32_MAX) {
+      args.q_in = c_.tensor(c_.data.ops[group.rope_q].in[0]);
+      args.q_out = c_.tensor(c_.data.ops[group.rope_q].out[0]);
+    }
+    store(kv, args, launch);
+    name(launch, "rope_store");
+  }
+
+  void linear(const quire_op& op, const quire_op* glu_op, Launch& launch) {
+    const quire_linear& p = op.u.linear;
+    const uint32_t symbol = rows_symbol(op.out[0]);
+    const Input input = half_input(op.in[0]);
+    const Tensor out = c_.tensor(op.out[0]);
+    uint64_t all_rows = 0;
+    for (const uint32_t id : p.weights)
+      if (id != 0) all_rows += c_.weights.matrix(id).rows;
+    // One call for each run of parts of the same format.
+    std::vector<LinearArgs> calls;
+    uint32_t col = 0;
+    for (uint32_t i = 0; i < QUIRE_MAX_PARTS && p.weights[i] != 0; ++i) {
+      const LinearPart part{c_.weights.matrix(p.weights[i]), vector(p.biases[i]), col};
+      col += part.weight.rows;
+      if (calls.empty() || calls.back().parts[0].weight.format != part.weight.format) {
+        LinearArgs args;
+        args.in = input.tensor, args.out = out;
+        args.out.heads = 1, args.out.dim = out.width();
+        args.in.heads = 1, args.in.dim = input.tensor.width();
+        args.slices = slices_of(part.weight.format, all_rows, part.weight.cols);
+        args.fixed_order = fixed_order_;
+        args.activation = p.activation;
+        args.scale = p.scale == 0 ? 1.f : p.scale;
+        args.softcap = p.softcap;
+        calls.push_back(args);
+      }
+      LinearArgs& args = calls.back();
+      args.parts[args.num_parts++] = part;
+    }
+    LinearArgs fused;
+    Tensor gate, up, glu_out;
+    uint32_t glu_activation = 0;
+    if (glu_op != nullptr) {
+      assert(calls.size() == 1);
+      gate = c_.tensor(glu_op->in[0]), up = c_.tensor(glu_op->in[1]), glu_out = c_.tensor(glu_op->out[0]);
+      glu_activation = glu_op->u.glu.activation;
+      fused = calls[0];
+      fused.glu = true;
+      fused.glu_activation = glu_activation;
+      fused.out = glu_out;
+      fused.out.heads = 1, fused.out.dim = glu_out.width();
+    }
+    launch.run = [this_ = &c_, &library = library_, input, calls, fused, gate, up, glu_out, glu_activation, symbol,
+                  split_bytes = needs_.split_bytes](const StepRun& run) {
+      const uint32_t rows = count(run, symbol);
+      if (rows == 0) return;
+      const Tensor in = ready(*this_, input, run.queue, rows);
+      const auto settle = [&](LinearArgs& args) {
+        args.in.data = in.data;
+        args.workspace = this_->workspace.as<float>();
+        args.workspace_bytes = split_bytes;
+      };
+      if (fused.glu && rows <= kFusedGluRows) {
+        LinearArgs args = fused;
+        settle(args);
+        return cuda::linear(run.queue, rows, args);
+      }
+      for (LinearArgs args : calls) {
+        settle(args);
+        if (uses_library(library, rows, args))
+          by_library(library, run.queue, rows, args);
+        else
+          cuda::linear(run.queue, rows, args);
+      }
+      if (gate) cuda::glu(run.queue, rows, glu_activation, gate, up, glu_out);
+    };
+    launch.kernel = [calls, fused, &library = library_](uint32_t rows) {
+      if (fused.glu && rows <= kFusedGluRows) return std::string(name_of(choose_linear(rows, fused))) + "+glu";
+      std::string kernel = uses_library(library, rows, calls[0]) ? "cublaslt" : name_of(choose_linear(rows, calls[0]));
+      if (calls.size() > 1) kernel += " x" + std::to_string(calls.size());
+      return kernel;
+    };
+  }
+
+  static bool uses_library(const MatrixLibrary& library, uint32_t rows, const LinearArgs& a) {
+    if (!library.available() || a.fixed_order || rows <= kSmallRows || choose_linear(rows, a) != LinearKernel::tile)
+      return false;
+    // Its algorithms are asked for with 16-byte alignment.
+    if (a.out.stride % 8 != 0) return false;
+    for (uint32_t i = 0; i < a.num_parts; ++i)
+      if (a.parts[i].first_col % 8 != 0 || a.parts[i].weight.stride % 8 != 0) return false;
+    return true;
+  }
+
+  // Parts that lie behind each other on the device are one product.
+  static void by_library(MatrixLibrary& library, const Queue& queue, uint32_t rows, const LinearArgs& a) {
+    for (uint32_t i = 0; i < a.num_parts;) {
+      const Weight& first = a.parts[i].weight;
+      uint32_t outputs = first.rows, j = i + 1;
+      while (j < a.num_parts && a.parts[j].weight.data == first.data + uint64_t{outputs} * first.stride * 2 &&
+             a.parts[j].weight.stride == first.stride)
+        outputs += a.parts[j++].weight.rows;
+      Tensor out = a.out;
+      out.data = static_cast<std::byte*>(out.data) + uint64_t{a.parts[i].first_col} * bytes_of(out.type);
+      library.multiply(queue.stream, rows, a.in, first, outputs, out);
+      i = j;
+    }
+    bool finishes = a.activation != QUIRE_ACT_NONE || a.scale != 1.f || a.softcap != 0.f;
+    for (uint32_t i = 0; i < a.num_parts; ++i) finishes = finishes || a.parts[i].bias != nullptr;
+    if (finishes) linear_finish(queue, rows, a);
+  }
+
+  void attend(const quire_op& op, uint32_t index, Launch& launch) {
+    const uint32_t which = c_.class_of_attend[index], layer = op.u.attend.kv_layer;
+    const AttendClass& kind = c_.step.classes[which];
+    AttendArgs args;
+    args.q = c_.tensor(op.in[0]), args.out = c_.tensor(op.out[0]);
+    args.scale = op.u.attend.scale, args.softcap = op.u.attend.softcap;
+    args.sinks = vector(op.u.attend.sinks);
+    const uint64_t partial_bytes = uint64_t{kind.heads} * (c_.data.kv_layers[layer].v_dim + 2) * 4;
+    if (kind.fast) {
+      const uint32_t sequences = c_.limits.max_sequences + 16;
+      uint64_t partials = max_decode_partials(sequences, kind.workers);
+      if (fixed_order_) {
+        c_.step.max_partials = static_cast<uint32_t>(std::max<uint64_t>(kPartsBytes / partial_bytes, 1));
+        if (most_partial_bytes_ < partial_bytes) most_partial_bytes_ = partial_bytes;
+        c_.step.max_partials = static_cast<uint32_t>(std::max<uint64_t>(kPartsBytes / most_partial_bytes_, 1));
+        partials = std::max<uint64_t>(partials, c_.step.max_partials);
+      }
+      needs_.attend_bytes = std::max(needs_.attend_bytes, align_up(partials * partial_bytes));
+      needs_.counters = std::max(needs_.counters, uint64_t{sequences} * kind.kv_heads);
+    }
+    const uint32_t group = kind.group, workers = kind.workers, multiprocessors = device_.multiprocessors;
+    const bool fast = kind.fast, fixed_order = fixed_order_;
+    launch.run = [this_ = &c_, args, layer, which, group, workers, fast, fixed_order,
+                  multiprocessors](const StepRun& run) mutable {
+      args.kv = this_->kv->layer(layer);
+      args.table = reinterpret_cast<const uint32_t*>(run.buffer + run.layout->tables);
+      args.partials = this_->workspace.as<float>();
+      args.counters = this_->counters.as<uint32_t>();
+      const auto at = [&]<class T>(uint64_t offset, const T*) {
+        return reinterpret_cast<const T*>(run.buffer + offset);
+      };
+      if (!fast) {
+        const auto* token_tables = at(run.layout->token_tables[group], static_cast<const uint32_t*>(nullptr));
+        return attend_any(run.queue, run.tokens, run.arrays.positions, token_tables, args);
+      }
+      const StepLayout::Class& places = run.layout->classes[which];
+      const AttendPlan* plan = run.plans != nullptr ? &run.plans->classes[which] : nullptr;
+      if (fixed_order) {
+        if (run.captured || !plan->parts.empty()) {
+          const uint32_t most = 3 * multiprocessors;
+          const uint32_t blocks =
+              run.captured ? most
+                           : std::min<uint32_t>(most, static_cast<uint32_t>(plan->parts.size()) * args.kv.kv_heads);
+          attend_parts(run.queue, blocks, run.buffer, at(places.header, static_cast<const PartsHeader*>(nullptr)),
+                       at(places.first_parts, static_cast<const PrefillItem*>(nullptr)), args);
+        }
+      } else if (run.captured || !plan->decode.empty()) {
+        attend_decode(run.queue, workers, at(places.decode, static_cast<const DecodeItem*>(nullptr)),
+                      at(places.worker_start, static_cast<const uint32_t*>(nullptr)), args);
+      }
+      if (!run.captured && !plan->prefill.empty())
+        attend_prefill(run.queue, static_cast<uint32_t>(plan->prefill.size()),
+                       at(places.prefill, static_cast<const PrefillItem*>(nullptr)), fixed_order, args);
+    };
+    launch.kernel = [fast, fixed_order](uint32_t) {
+      return std::string(!fast         ? "attend_any"
+                         : fixed_order ? "attend_parts, attend_prefill"
+                                       : "attend_decode, attend_prefill");
+    };
+  }
+
+  void expert(const quire_op& op, Launch& launch) {
+    const uint32_t symbol = rows_symbol(op.out[0]);
+    const Input input = half_input(op.in[0]);
+    ExpertLinearArgs args;
+    args.in = input.tensor;
+    args.ids = c_.tensor(op.in[1]), args.mix = c_.tensor(op.in[2]), args.out = c_.tensor(op.out[0]);
+    args.weight = c_.weights.matrix(op.u.expert_linear.weight);
+    args.bias = vector(op.u.expert_linear.bias);
+    args.top_k = args.ids.width();
+    args.per_slot = input.tensor.width() != args.weight.cols;
+    args.slices = slices_of(args.weight.format, args.weight.rows, args.weight.cols);
+    args.fixed_order = fixed_order_;
+    const uint32_t tokens = c_.limits.max_tokens + 16;
+    needs_.expert_bytes = std::max(
+        needs_.expert_bytes,
+        align_up(expert_workspace_bytes(tokens, args.top_k, args.weight.experts, args.weight.rows, bool(args.mix))));
+    launch.run = [this_ = &c_, input, args, symbol](const StepRun& run) mutable {
+      const uint32_t rows = count(run, symbol);
+      if (rows == 0) return;
+      args.in.data = ready(*this_, input, run.queue, rows).data;
+      args.workspace = this_->workspace.data();
+      expert_linear(run.queue, rows, args);
+    };
+    name(launch, "expert_linear");
+  }
+
+  const quire_program& program_;
+  const DeviceTraits& device_;
+  MatrixLibrary& library_;
+  bool fixed_order_;
+  CompiledProgram& c_;
+  WorkspaceNeeds& needs_;
+  uint64_t most_partial_bytes_ = 0;
+};
+
+} // namespace
+
+void make_launches(const quire_program& program, const FusionPlan& fusion, const CompileContext& context,
+                   CompiledProgram& c, WorkspaceNeeds& needs) {
+  Maker maker(program, context, c, needs);
+  for (const LaunchGroup& group : fusion.groups) maker.make(group);
+  c.convert_offset = align_up(needs.shared());
+}
+
+} // namespace quire::cuda

@@ -1,0 +1,159 @@
+#include "matrix_library.hpp"
+
+#include <cublasLt.h>
+#include <dlfcn.h>
+
+#include <cassert>
+
+namespace quire::cuda {
+namespace {
+
+constexpr uint64_t kWorkspaceBytes = 32ull << 20;
+
+} // namespace
+
+// The functions in use, by the names that the library exports. The library stays loaded as long as the process.
+struct MatrixLibrary::Functions {
+  decltype(&cublasLtCreate) create;
+  decltype(&cublasLtDestroy) destroy;
+  decltype(&cublasLtGetVersion) version;
+  decltype(&cublasLtMatmulDescCreate) desc_create;
+  decltype(&cublasLtMatmulDescDestroy) desc_destroy;
+  decltype(&cublasLtMatmulDescSetAttribute) desc_set;
+  decltype(&cublasLtMatrixLayoutCreate) layout_create;
+  decltype(&cublasLtMatrixLayoutDestroy) layout_destroy;
+  decltype(&cublasLtMatmulPreferenceCreate) preference_create;
+  decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
+  decltype(&cublasLtMatmul) matmul;
+
+  // Whether all are there.
+  bool load(void* library) {
+    const auto find = [&](auto& function, const char* name) {
+      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+      return function != nullptr;
+    };
+    return find(create, "cublasLtCreate") && find(destroy, "cublasLtDestroy") && find(version, "cublasLtGetVersion") &&
+           find(desc_create, "cublasLtMatmulDescCreate") && find(desc_destroy, "cublasLtMatmulDescDestroy") &&
+           find(desc_set, "cublasLtMatmulDescSetAttribute") && find(layout_create, "cublasLtMatrixLayoutCreate") &&
+           find(layout_destroy, "cublasLtMatrixLayoutDestroy") &&
+           find(preference_create, "cublasLtMatmulPreferenceCreate") &&
+           find(preference_destroy, "cublasLtMatmulPreferenceDestroy") &&
+           find(preference_set, "cublasLtMatmulPreferenceSetAttribute") &&
+           find(heuristic, "cublasLtMatmulAlgoGetHeuristic") && find(matmul, "cublasLtMatmul");
+  }
+};
+
+struct MatrixLibrary::Plan {
+  const Functions& f;
+  cublasLtMatmulDesc_t desc = nullptr;
+  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+  cublasLtMatmulAlgo_t algorithm{};
+
+  explicit Plan(const Functions& functions) : f(functions) {}
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+  ~Plan() {
+    if (a != nullptr) f.layout_destroy(a);
+    if (b != nullptr) f.layout_destroy(b);
+    if (c != nullptr) f.layout_destroy(c);
+    if (desc != nullptr) f.desc_destroy(desc);
+  }
+};
+
+namespace {
+void check_library(cublasStatus_t status, const char* doing) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  const quire_code code = status == CUBLAS_STATUS_ALLOC_FAILED       ? QUIRE_OUT_OF_MEMORY
+                          : status == CUBLAS_STATUS_EXECUTION_FAILED ? QUIRE_DEVICE_LOST
+                                                                     : QUIRE_FAILED;
+  throw Failure(code,
+                std::string("cuBLASLt: ") + doing + " failed with status " + std::to_string(static_cast<int>(status)));
+}
+} // namespace
+
+MatrixLibrary::MatrixLibrary() {
+  void* library = nullptr;
+  for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"})
+    if (library = dlopen(name, RTLD_NOW | RTLD_LOCAL); library != nullptr) break;
+  if (library == nullptr) {
+    description_ = "cuBLASLt was not found (install CUDA's run-time libraries, or add them to LD_LIBRARY_PATH)";
+    return;
+  }
+  auto functions = std::make_unique<Functions>();
+  cublasLtHandle_t handle = nullptr;
+  if (!functions->load(library)) {
+    description_ = "cuBLASLt lacks a function: it is too old";
+    return;
+  }
+  if (const cublasStatus_t status = functions->create(&handle); status != CUBLAS_STATUS_SUCCESS) {
+    description_ = "cuBLASLt could not start (status " + std::to_string(static_cast<int>(status)) + ")";
+    return;
+  }
+  const size_t version = functions->version();
+  description_ = "cuBLASLt " + std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+                 std::to_string(version % 100);
+  workspace_ = DeviceBuffer(kWorkspaceBytes, "cuBLASLt's workspace");
+  handle_ = handle;
+  functions_ = std::move(functions);
+}
+
+MatrixLibrary::~MatrixLibrary() {
+  plans_.clear();
+  if (handle_ != nullptr) functions_->destroy(static_cast<cublasLtHandle_t>(handle_));
+}
+
+const MatrixLibrary::Plan& MatrixLibrary::plan_for(uint32_t rows, const Tensor& in, uint32_t outputs,
+                                                   uint32_t weight_stride, const Tensor& out) {
+  const auto key =
+      std::tuple(rows, outputs, in.dim, weight_stride, in.stride, out.stride, static_cast<uint32_t>(out.type));
+  auto& slot = plans_[key];
+  if (slot) return *slot;
+  // The library's matrices are column major: out^T [N, rows] = W^T' in^T, W^T [K, N] transposed.
+  auto plan = std::make_unique<Plan>(*functions_);
+  const Functions& f = *functions_;
+  const cudaDataType_t out_type = out.type == Type::f16 ? CUDA_R_16F : CUDA_R_32F;
+  check_library(f.desc_create(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
+  const cublasOperation_t transposed = CUBLAS_OP_T, plain = CUBLAS_OP_N;
+  check_library(f.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+                "describing a product");
+  check_library(f.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof plain), "describing a product");
+  check_library(f.layout_create(&plan->a, CUDA_R_16F, in.dim, outputs, weight_stride), "describing a matrix");
+  check_library(f.layout_create(&plan->b, CUDA_R_16F, in.dim, rows, in.stride), "describing a matrix");
+  check_library(f.layout_create(&plan->c, out_type, outputs, rows, out.stride), "describing a matrix");
+  cublasLtMatmulPreference_t preference = nullptr;
+  check_library(f.preference_create(&preference), "asking for an algorithm");
+  const size_t workspace = workspace_.bytes();
+  cublasLtMatmulHeuristicResult_t found{};
+  int count = 0;
+  cublasStatus_t status =
+      f.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+  const uint32_t alignment = 16;
+  for (const auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+    if (status == CUBLAS_STATUS_SUCCESS) status = f.preference_set(preference, attribute, &alignment, sizeof alignment);
+  if (status == CUBLAS_STATUS_SUCCESS)
+    status = f.heuristic(static_cast<cublasLtHandle_t>(handle_), plan->desc, plan->a, plan->b, plan->c, plan->c,
+                         preference, 1, &found, &count);
+  f.preference_destroy(preference);
+  check_library(status, "asking for an algorithm");
+  if (count == 0)
+    throw Failure(QUIRE_FAILED, "cuBLASLt: no algorithm for a product of " + std::to_string(rows) + " rows");
+  plan->algorithm = found.algo;
+  slot = std::move(plan);
+  return *slot;
+}
+
+void MatrixLibrary::multiply(cudaStream_t stream, uint32_t rows, const Tensor& in, const Weight& weight,
+                             uint32_t outputs, const Tensor& out) {
+  assert(available() && weight.format == QUIRE_F16 && in.type == Type::f16);
+  const Plan& plan = plan_for(rows, in, outputs, weight.stride, out);
+  const float one = 1, zero = 0;
+  check_library(functions_->matmul(static_cast<cublasLtHandle_t>(handle_), plan.desc, &one, weight.data, plan.a,
+                                   in.data, plan.b, &zero, out.data, plan.c, out.data, plan.c, &plan.algorithm,
+                                   workspace_.data(), workspace_.bytes(), stream),
+                "a product");
+}
+
+} // namespace quire::cuda

@@ -1,0 +1,39 @@
+// embed: out [T, dim] float32 = scale * table[token] (+ positions[position]).
+//
+// A token is the host's, or the one that was sampled in a row of the ticket before. Bytes: a row of the table and of
+// out a token. One block a token and 1,024 columns.
+#include "block_format.cuh"
+#include "ops.hpp"
+
+namespace quire::cuda {
+namespace {
+
+constexpr uint32_t kThreads = 256, kColumns = 1024;
+
+__global__ void embed_kernel(StepArrays step, Weight table, Weight positions, float scale, Tensor out) {
+  let_next_kernel_begin();
+  wait_for_previous_kernels();
+  const uint32_t t = blockIdx.x;
+  const uint32_t row_of = step.token_rows[t];
+  int32_t token = row_of != 0 ? step.sampled[row_of - 1] : step.tokens[t];
+  // A row that could not be sampled (-1): the host ends its sequence, and what this step makes of it is dropped.
+  if (token < 0 || static_cast<uint32_t>(token) >= table.rows) token = 0;
+  const uint32_t position = step.positions[t];
+  for (uint32_t i = threadIdx.x; i < kColumns; i += kThreads) {
+    const uint32_t col = blockIdx.y * kColumns + i;
+    if (col >= out.dim) return;
+    float value = weight_element(table, static_cast<uint32_t>(token), col) * scale;
+    if (positions.data != nullptr) value += weight_element(positions, position < positions.rows ? position : 0, col);
+    static_cast<float*>(out.data)[size_t{t} * out.stride + col] = value;
+  }
+}
+
+} // namespace
+
+void embed(const Queue& queue, const StepArrays& step, uint32_t tokens, const Weight& table, const Weight* positions,
+           float scale, const Tensor& out) {
+  launch("embed", embed_kernel, dim3(tokens, (out.width() + kColumns - 1) / kColumns), kThreads, 0, queue, step, table,
+         positions != nullptr ? *positions : Weight{}, scale, Tensor{out.data, out.stride, 1, out.width(), out.type});
+}
+
+} // namespace quire::cuda

@@ -1,0 +1,56 @@
+// What the linear kernels share: finding the part of a tile, and what is done to a finished sum.
+#pragma once
+
+#include "block_format.cuh"
+#include "elements.cuh"
+#include "linear.hpp"
+
+namespace quire::cuda {
+
+// Row tiles of kRows rows, counted over the parts.
+template <uint32_t kRows> struct PartTile {
+  uint32_t part, tile; // tile within the part
+
+  __device__ __forceinline__ PartTile(const LinearArgs& a, uint32_t index) : part(0), tile(index) {
+#pragma unroll
+    for (uint32_t p = 0; p + 1 < QUIRE_MAX_PARTS; ++p) {
+      const uint32_t tiles = (a.parts[p].weight.rows + kRows - 1) / kRows;
+      if (part == p && p + 1 < a.num_parts && tile >= tiles) {
+        tile -= tiles;
+        ++part;
+      }
+    }
+  }
+};
+
+template <uint32_t kRows> uint32_t count_tiles(const LinearArgs& a) {
+  uint32_t tiles = 0;
+  for (uint32_t p = 0; p < (a.glu ? 1 : a.num_parts); ++p) tiles += (a.parts[p].weight.rows + kRows - 1) / kRows;
+  return tiles;
+}
+
+// The sum of output n of a part as the op wants it.
+__device__ __forceinline__ float finish(const LinearArgs& a, const LinearPart& part, uint32_t n, float sum) {
+  if (part.bias != nullptr) sum += part.bias[n];
+  if (a.activation != QUIRE_ACT_NONE) sum = activate(a.activation, sum);
+  sum *= a.scale;
+  if (a.softcap != 0.f) sum = a.softcap * tanhf(sum / a.softcap);
+  return sum;
+}
+
+__device__ __forceinline__ void put(const LinearArgs& a, uint32_t row, uint32_t col, float value) {
+  const size_t at = size_t{row} * a.out.stride + col;
+  if (a.residual)
+    static_cast<float*>(a.out.data)[at] += __half2float(to_half(value));
+  else if (a.out.type == Type::f16)
+    static_cast<__half*>(a.out.data)[at] = to_half(value);
+  else
+    static_cast<float*>(a.out.data)[at] = value;
+}
+
+// act(gate) * up as the unfused ops would make it of values stored in fp16.
+__device__ __forceinline__ float gated(const LinearArgs& a, float gate, float up) {
+  return activate(a.glu_activation, __half2float(to_half(gate))) * __half2float(to_half(up));
+}
+
+} // namespace quire::cuda

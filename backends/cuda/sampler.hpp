@@ -1,0 +1,60 @@
+// The host's side of sampling: rows packed for one upload, results brought back.
+//
+// Slots are used in turn, one a ticket in flight. Errors: Failure. Threads: the backend's queue.
+#pragma once
+
+#include "memory.hpp"
+#include "ops/sample.hpp"
+
+#include <quire/plugin.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace quire::cuda {
+
+class Sampler {
+ public:
+  // Makes room for max_rows rows of vocab; keeps what it has where that is enough.
+  void reserve(uint32_t max_rows, uint32_t vocab);
+
+  // Where the tokens of ticket `ticket` are put, [max_rows]; two tickets behind each other have different places in one
+  // array.
+  int32_t* tokens() const { return tokens_.as<int32_t>(); }
+  uint32_t row_base(uint64_t ticket) const { return static_cast<uint32_t>(ticket % 2) * max_rows_; }
+
+  // Queues the sampling of logits [rows, vocab].
+  void sample(uint64_t ticket, std::span<const quire_sampling_row> rows, const float* logits, uint32_t vocab,
+              const Queue& queue);
+  // After the device is done: the rows, and their logits where they were asked for.
+  void take(uint64_t ticket, std::span<quire_sampled_row> rows);
+  uint32_t num_rows(uint64_t ticket) const { return slots_[ticket % kSlots].rows; }
+  // The ticket's rows are gone (it failed, or nothing is sampled).
+  void forget(uint64_t ticket) { slots_[ticket % kSlots].rows = 0; }
+
+  uint64_t bytes() const;
+
+ private:
+  static constexpr uint32_t kSlots = 3;
+  struct Wanted {
+    float* to;
+    uint64_t offset; // floats in the pinned logits
+  };
+  struct Slot {
+    PinnedBuffer upload;
+    DeviceBuffer device;
+    PinnedBuffer results; // SampleResult [max_rows], then quire_candidate [max_rows, QUIRE_MAX_CANDIDATES]
+    PinnedBuffer logits;  // of rows that want them
+    std::vector<Wanted> wanted;
+    uint32_t rows = 0;
+    uint32_t vocab = 0;
+    bool has_candidates = false;
+  };
+
+  uint32_t max_rows_ = 0, vocab_ = 0;
+  DeviceBuffer tokens_, partials_, results_, candidates_, adjusted_;
+  Slot slots_[kSlots];
+};
+
+} // namespace quire::cuda

@@ -1,0 +1,223 @@
+#include "step_buffer.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <string>
+
+#include <quire/plugin.hpp>
+
+namespace quire::cuda {
+namespace {
+
+uint64_t align_up(uint64_t bytes) { return (bytes + 127) / 128 * 128; }
+
+uint32_t entries_of(const quire_step& step) {
+  return step.table_start != nullptr ? step.table_start[step.num_sequences] : 0;
+}
+
+[[noreturn]] void refuse(const std::string& what) { throw Failure(QUIRE_INVALID, "CUDA: the step " + what); }
+
+} // namespace
+
+StepLayout lay_out_step(const StepShape& shape, uint32_t groups, const std::vector<AttendClass>& classes) {
+  StepLayout layout;
+  uint64_t at = 0;
+  const auto take = [&](uint64_t bytes) {
+    const uint64_t offset = at;
+    at += align_up(bytes);
+    return offset;
+  };
+  layout.tokens = take(4ull * shape.tokens);
+  layout.token_rows = take(4ull * shape.tokens);
+  layout.positions = take(4ull * shape.tokens);
+  layout.rows = take(4ull * shape.rows);
+  for (uint32_t g = 0; g < groups; ++g) {
+    layout.slots.push_back(take(4ull * shape.tokens));
+    layout.token_tables.push_back(take(4ull * shape.tokens));
+  }
+  for (uint32_t c = 0; c < classes.size(); ++c) {
+    StepLayout::Class places;
+    if (classes[c].fast) {
+      places.header = take(sizeof(PartsHeader));
+      places.worker_start = take(4ull * (classes[c].workers + 1));
+      places.decode = take(sizeof(DecodeItem) * uint64_t{shape.decode_items[c]});
+      places.prefill = take(sizeof(PrefillItem) * uint64_t{shape.prefill_items[c]});
+      places.first_parts = take(sizeof(PrefillItem) * uint64_t{shape.first_parts[c]});
+    }
+    layout.classes.push_back(places);
+  }
+  layout.tables = at;
+  return layout;
+}
+
+void check_step(const quire_step& step, const StepTraits& traits, std::span<const uint32_t> num_blocks) {
+  const quire_limits& limits = traits.limits;
+  if (step.num_tokens == 0 || step.num_sequences == 0) refuse("has no tokens");
+  if (step.num_tokens > limits.max_tokens || step.num_sequences > limits.max_sequences ||
+      step.num_rows > limits.max_rows)
+    refuse("has " + std::to_string(step.num_tokens) + " tokens, " + std::to_string(step.num_sequences) +
+           " sequences and " + std::to_string(step.num_rows) + " rows: more than the limits");
+  if (step.query_start[0] != 0 || step.query_start[step.num_sequences] != step.num_tokens)
+    refuse("divides its tokens wrongly");
+  for (uint32_t s = 0; s < step.num_sequences; ++s) {
+    const uint32_t queries = step.query_start[s + 1] - step.query_start[s];
+    if (step.query_start[s + 1] <= step.query_start[s] || step.seq_len[s] < queries)
+      refuse("has a sequence without tokens");
+    if (step.seq_len[s] > limits.max_context) refuse("has a sequence beyond the context of the limits");
+    if (traits.groups == 0) continue;
+    const uint32_t entries = step.table_start[s + 1] - step.table_start[s];
+    if (uint64_t{entries} * traits.block_size < step.seq_len[s]) refuse("has a block table shorter than its sequence");
+    for (uint32_t g = 0; g < traits.groups; ++g) {
+      uint32_t first = step.seq_len[s] - queries;
+      for (const AttendClass& c : traits.classes)
+        if (c.group == g) first = std::min(first, first_seen(step.seq_len[s] - queries, c.window));
+      const uint32_t* table = step.tables[g] + step.table_start[s];
+      for (uint32_t b = first / traits.block_size; b <= (step.seq_len[s] - 1) / traits.block_size; ++b)
+        if (table[b] >= num_blocks[g])
+          refuse("names block " + std::to_string(table[b]) + " of " + std::to_string(num_blocks[g]));
+    }
+  }
+  for (uint32_t r = 0; r < step.num_rows; ++r)
+    if (step.rows[r] >= step.num_tokens) refuse("wants the output of a token that it doesn't have");
+  for (uint32_t t = 0; t < step.num_tokens; ++t) {
+    const uint32_t row = step.token_rows != nullptr ? step.token_rows[t] : 0;
+    if (row > limits.max_rows) refuse("takes a token from a row beyond the limits");
+    if (row == 0 && (step.tokens[t] < 0 || static_cast<uint32_t>(step.tokens[t]) >= traits.vocab))
+      refuse("has token " + std::to_string(step.tokens[t]) + ", the vocabulary has " + std::to_string(traits.vocab));
+  }
+}
+
+bool is_decode(const quire_step& step) {
+  return step.num_tokens == step.num_sequences; // check_step has seen to it that each has at least one
+}
+
+void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans) {
+  plans.classes.resize(traits.classes.size());
+  plans.has_prefill = false;
+  std::vector<AttendSequence> sequences(step.num_sequences);
+  const uint32_t entries = entries_of(step);
+  for (uint32_t c = 0; c < traits.classes.size(); ++c) {
+    const AttendClass& kind = traits.classes[c];
+    plans.classes[c].clear();
+    if (!kind.fast) continue;
+    for (uint32_t s = 0; s < step.num_sequences; ++s)
+      sequences[s] = {step.query_start[s], step.query_start[s + 1] - step.query_start[s], step.seq_len[s],
+                      kind.group * entries + step.table_start[s]};
+    plan_attend(sequences,
+                {kind.heads / kind.kv_heads, kind.window, kind.workers, traits.fixed_order, traits.max_partials},
+                plans.classes[c]);
+    plans.has_prefill = plans.has_prefill || !plans.classes[c].prefill.empty();
+  }
+}
+
+StepShape exact_shape(const quire_step& step, const StepPlans& plans) {
+  StepShape shape;
+  shape.tokens = step.num_tokens;
+  shape.rows = step.num_rows;
+  for (const AttendPlan& plan : plans.classes) {
+    shape.decode_items.push_back(static_cast<uint32_t>(plan.decode.size()));
+    shape.prefill_items.push_back(static_cast<uint32_t>(plan.prefill.size()));
+    shape.first_parts.push_back(static_cast<uint32_t>(plan.first_parts.size()));
+  }
+  return shape;
+}
+
+StepShape bucket_shape(uint32_t bucket, const StepTraits& traits) {
+  StepShape shape;
+  shape.tokens = shape.rows = bucket;
+  for (const AttendClass& kind : traits.classes) {
+    shape.decode_items.push_back(traits.fixed_order ? 0 : max_decode_partials(bucket, kind.workers));
+    shape.prefill_items.push_back(0);
+    shape.first_parts.push_back(traits.fixed_order ? bucket : 0);
+  }
+  return shape;
+}
+
+uint64_t write_step(const quire_step& step, const StepTraits& traits, const StepPlans& plans, const StepShape& shape,
+                    const StepLayout& layout, uint32_t row_base, std::span<std::byte> out) {
+  const auto array = [&]<class T>(uint64_t offset, T*) { return reinterpret_cast<T*>(out.data() + offset); };
+  auto* tokens = array(layout.tokens, static_cast<int32_t*>(nullptr));
+  auto* token_rows = array(layout.token_rows, static_cast<uint32_t*>(nullptr));
+  auto* positions = array(layout.positions, static_cast<uint32_t*>(nullptr));
+  auto* rows = array(layout.rows, static_cast<uint32_t*>(nullptr));
+  const uint32_t entries = entries_of(step);
+  for (uint32_t s = 0; s < step.num_sequences; ++s) {
+    const uint32_t first = step.query_start[s], end = step.query_start[s + 1];
+    for (uint32_t t = first; t < end; ++t) {
+      const uint32_t row = step.token_rows != nullptr ? step.token_rows[t] : 0;
+      tokens[t] = row == 0 ? step.tokens[t] : 0;
+      token_rows[t] = row == 0 ? 0 : row + row_base;
+      positions[t] = step.seq_len[s] - (end - t);
+    }
+    for (uint32_t g = 0; g < traits.groups; ++g) {
+      auto* slots = array(layout.slots[g], static_cast<uint32_t*>(nullptr));
+      auto* token_tables = array(layout.token_tables[g], static_cast<uint32_t*>(nullptr));
+      const uint32_t* table = step.tables[g] + step.table_start[s];
+      for (uint32_t t = first; t < end; ++t) {
+        slots[t] = table[positions[t] / traits.block_size] * traits.block_size + positions[t] % traits.block_size;
+        token_tables[t] = g * entries + step.table_start[s];
+      }
+    }
+  }
+  for (uint32_t t = step.num_tokens; t < shape.tokens; ++t) {
+    tokens[t] = 0, token_rows[t] = 0, positions[t] = 0;
+    for (uint32_t g = 0; g < traits.groups; ++g) {
+      array(layout.slots[g], static_cast<uint32_t*>(nullptr))[t] = kNoSlot;
+      array(layout.token_tables[g], static_cast<uint32_t*>(nullptr))[t] = kNoSlot;
+    }
+  }
+  std::copy_n(step.rows, step.num_rows, rows);
+  std::fill(rows + step.num_rows, rows + shape.rows, 0u);
+
+  uint64_t at = layout.tables;
+  for (uint32_t g = 0; g < traits.groups; ++g) {
+    std::memcpy(out.data() + at, step.tables[g], 4ull * entries);
+    at += 4ull * entries;
+  }
+  at = align_up(at);
+  const auto copy_items = [&](uint64_t offset, const auto& items) {
+    if (!items.empty()) std::memcpy(out.data() + offset, items.data(), items.size() * sizeof(items[0]));
+  };
+  for (uint32_t c = 0; c < traits.classes.size(); ++c) {
+    if (!traits.classes[c].fast) continue;
+    const AttendPlan& plan = plans.classes[c];
+    const StepLayout::Class& places = layout.classes[c];
+    if (plan.worker_start.empty())
+      std::memset(out.data() + places.worker_start, 0, 4ull * (traits.classes[c].workers + 1));
+    else
+      copy_items(places.worker_start, plan.worker_start);
+    copy_items(places.decode, plan.decode);
+    copy_items(places.prefill, plan.prefill);
+    copy_items(places.first_parts, plan.first_parts);
+    const PartsHeader header{static_cast<uint32_t>(at), static_cast<uint32_t>(plan.parts.size()),
+                             static_cast<uint32_t>(plan.first_parts.size()), 0};
+    std::memcpy(out.data() + places.header, &header, sizeof header);
+    copy_items(at, plan.parts);
+    at = align_up(at + plan.parts.size() * sizeof(PrefillItem));
+  }
+  assert(at <= out.size());
+  return at;
+}
+
+uint64_t most_step_bytes(const StepTraits& traits) {
+  const quire_limits& limits = traits.limits;
+  StepShape shape;
+  shape.tokens = std::max(limits.max_tokens, limits.max_sequences) + 16;
+  shape.rows = std::max(limits.max_rows, limits.max_sequences) + 16;
+  uint64_t parts = 0;
+  for (const AttendClass& kind : traits.classes) {
+    const uint32_t group = std::max(1u, kind.heads / kind.kv_heads);
+    shape.decode_items.push_back(max_decode_partials(shape.tokens, kind.workers));
+    shape.prefill_items.push_back(static_cast<uint32_t>(uint64_t{limits.max_tokens} * group / kPrefillRows) +
+                                  limits.max_sequences + 1);
+    shape.first_parts.push_back(shape.tokens);
+    if (traits.fixed_order)
+      parts += align_up(sizeof(PrefillItem) * (uint64_t{traits.max_partials} + limits.max_sequences));
+  }
+  const StepLayout layout = lay_out_step(shape, traits.groups, traits.classes);
+  const uint64_t blocks = (uint64_t{limits.max_context} + traits.block_size - 1) / traits.block_size;
+  return layout.tables + align_up(4 * blocks * limits.max_sequences * traits.groups) + parts + 128;
+}
+
+} // namespace quire::cuda

@@ -1,0 +1,87 @@
+// A step as the device reads it: one stretch of memory, written on the host and copied at once.
+//
+// Offsets depend on the shape of the step alone (for decode graphs, on the bucket), so that captured launches find
+// their arrays; block tables and the chunk lists of fixed order, whose lengths vary, lie at the end and are found by
+// indices in the items. Threads: the backend's queue. Errors: Failure (QUIRE_INVALID) for a step that breaks the
+// limits.
+#pragma once
+
+#include "attend_plan.hpp"
+
+#include <quire/plugin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace quire::cuda {
+
+// A kind of attend that shares a work list: same KV group, same heads.
+struct AttendClass {
+  uint32_t group = 0; // of KV
+  uint32_t window = 0;
+  uint32_t heads = 0, kv_heads = 0;
+  bool fast = false; // the tensor-core kernels; else attend_any, which needs no list
+  uint32_t workers = 1;
+  bool operator==(const AttendClass&) const = default;
+};
+
+// Where things lie: bytes from the start.
+struct StepLayout {
+  uint64_t tokens = 0, token_rows = 0, positions = 0, rows = 0;
+  std::vector<uint64_t> slots;        // [groups]
+  std::vector<uint64_t> token_tables; // [groups]
+  struct Class {
+    uint64_t worker_start = 0, decode = 0, prefill = 0, first_parts = 0, header = 0;
+  };
+  std::vector<Class> classes;
+  uint64_t tables = 0; // all groups', behind each other; then the parts of each class
+};
+
+struct StepShape {
+  uint32_t tokens = 0, rows = 0;
+  std::vector<uint32_t> decode_items, prefill_items, first_parts; // [classes] room
+};
+
+StepLayout lay_out_step(const StepShape& shape, uint32_t groups, const std::vector<AttendClass>& classes);
+
+// What a program's steps have in common.
+struct StepTraits {
+  uint32_t groups = 0;
+  std::vector<AttendClass> classes;
+  uint32_t block_size = 16;
+  uint32_t vocab = 0;
+  bool fixed_order = false;
+  uint32_t max_partials = 0; // of the chunks of fixed order
+  quire_limits limits{};
+};
+
+// The plans of a step, per class; keeps its memory.
+struct StepPlans {
+  std::vector<AttendPlan> classes;
+  bool has_prefill = false; // a decode graph can't run it
+};
+
+// Throws QUIRE_INVALID where the step breaks the program's limits. has_kv: kv_create was called, so num_blocks is
+// known.
+void check_step(const quire_step& step, const StepTraits& traits, std::span<const uint32_t> num_blocks);
+
+// Whether every sequence has one token and rows fit the bucket: a graph may run it.
+bool is_decode(const quire_step& step);
+
+void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans);
+
+// A shape that holds the step as it is, or any decode step of `bucket` sequences.
+StepShape exact_shape(const quire_step& step, const StepPlans& plans);
+StepShape bucket_shape(uint32_t bucket, const StepTraits& traits);
+
+// Writes the step, padded to the shape; returns the bytes in use. row_base: added to token_rows (where the sampled
+// tokens of the ticket before lie).
+uint64_t write_step(const quire_step& step, const StepTraits& traits, const StepPlans& plans, const StepShape& shape,
+                    const StepLayout& layout, uint32_t row_base, std::span<std::byte> out);
+
+// The most bytes that any step within the limits needs.
+uint64_t most_step_bytes(const StepTraits& traits);
+
+} // namespace quire::cuda
