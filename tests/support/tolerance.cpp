@@ -16,9 +16,10 @@ Precision precision_of(const std::string& backend) {
     p.function = 0x1p-18;
     p.angle = 0x1p-18;
   } else if (backend == "cuda") {
-    // Activations and operands of the matrix units in bfloat16, sums in float32 (docs/architecture.md, «CUDA»).
-    p.store = 0x1p-8;
-    p.input = 0x1p-8;
+    // Activations and operands of the matrix units in fp16, sums in float32 (docs/cuda.md).
+    p.store = 0x1p-11;
+    p.input = 0x1p-11;
+    p.smallest = 0x1p-14;
     p.function = 0x1p-18;
     p.angle = 0x1p-20;
   }
