@@ -1,0 +1,21 @@
+// What the emulated device shows, and which of its calls fail.
+#pragma once
+
+#include <cstdint>
+
+namespace quire::cuda::emulator {
+
+struct Control {
+  bool no_driver = false;
+  bool lost = false; // every call fails as after an illegal address
+  int compute_capability = 80;
+  int multiprocessors = 4;
+  uint64_t allocations = 0;     // so far, device and pinned
+  uint64_t fail_allocation = 0; // the one that fails, counted from 1; 0 = none
+  int64_t live = 0;             // allocations not released
+  uint64_t graph_launches = 0;
+};
+
+Control& control();
+
+} // namespace quire::cuda::emulator

@@ -1,0 +1,206 @@
+#include "emulator/device.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+
+#if !defined(__x86_64__)
+#error "the emulator switches fibers in x86-64 assembly"
+#endif
+
+// Saves the callee-saved registers on the stack, swaps stacks, restores (System V ABI).
+extern "C" void quire_emulator_switch(void** save_stack, void* load_stack);
+asm(R"(
+.text
+.globl quire_emulator_switch
+.type quire_emulator_switch,@function
+quire_emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size quire_emulator_switch,.-quire_emulator_switch
+)");
+
+namespace quire::cuda::emulator {
+
+thread_local Thread* thread = nullptr;
+thread_local Block* block = nullptr;
+
+namespace {
+
+constexpr size_t kStackBytes = 128 << 10;
+
+struct Fiber {
+  Thread thread;
+  std::unique_ptr<std::byte[]> stack;
+  void* stack_pointer = nullptr;
+  const uint32_t* waits_for = nullptr; // runs again when this differs from `seen`
+  uint32_t seen = 0;
+  bool done = false;
+};
+
+struct Scheduler {
+  std::vector<Fiber> fibers;
+  void* main_stack = nullptr;
+  Fiber* current = nullptr;
+  const std::function<void()>* body = nullptr;
+  std::vector<std::byte> shared;
+  std::mt19937 random{1};
+  bool running = false;
+};
+
+thread_local Scheduler scheduler;
+
+void fiber_main() {
+  (*scheduler.body)();
+  scheduler.current->done = true;
+  quire_emulator_switch(&scheduler.current->stack_pointer, scheduler.main_stack);
+  std::abort();
+}
+
+void prepare(Fiber& fiber) {
+  if (!fiber.stack) fiber.stack = std::make_unique<std::byte[]>(kStackBytes);
+  auto top = (reinterpret_cast<uintptr_t>(fiber.stack.get()) + kStackBytes) / 16 * 16;
+  auto* words =
+      reinterpret_cast<void**>(top) - 2; // after the return address is popped, the stack is 16 n + 8, as after a call
+  words[0] = reinterpret_cast<void*>(&fiber_main);
+  fiber.stack_pointer = words - 6;
+  fiber.done = false;
+  fiber.waits_for = nullptr;
+}
+
+void run_block(dim3 block_dim, const std::function<void()>& body) {
+  const uint32_t count = block_dim.x * block_dim.y * block_dim.z;
+  if (scheduler.fibers.size() < count) scheduler.fibers.resize(count);
+  block->warps.assign((count + 31) / 32, {});
+  for (uint32_t w = 0; w < block->warps.size(); ++w) block->warps[w].expected = std::min(32u, count - 32 * w);
+  block->all = {};
+  block->all.expected = count;
+  for (auto& named : block->named) named = {};
+  scheduler.body = &body;
+  std::vector<uint32_t> order(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    Fiber& fiber = scheduler.fibers[i];
+    prepare(fiber);
+    fiber.thread = {};
+    fiber.thread.rank = i, fiber.thread.lane = i % 32, fiber.thread.warp = i / 32;
+    fiber.thread.thread_idx = {i % block_dim.x, i / block_dim.x % block_dim.y, i / (block_dim.x * block_dim.y)};
+    order[i] = i;
+  }
+  uint32_t left = count, idle_rounds = 0;
+  while (left != 0) {
+    std::shuffle(order.begin(), order.end(), scheduler.random);
+    bool progress = false;
+    for (const uint32_t i : order) {
+      Fiber& fiber = scheduler.fibers[i];
+      if (fiber.done || (fiber.waits_for != nullptr && *fiber.waits_for == fiber.seen)) continue;
+      progress = progress || fiber.waits_for != nullptr || fiber.stack_pointer != nullptr;
+      fiber.waits_for = nullptr;
+      thread = &fiber.thread;
+      scheduler.current = &fiber;
+      quire_emulator_switch(&scheduler.main_stack, fiber.stack_pointer);
+      if (fiber.done) {
+        --left;
+        if (!fiber.thread.copies.empty()) {
+          for (const PendingCopy& copy : fiber.thread.copies)
+            if (copy.valid_bytes != 0) {
+              std::fprintf(stderr, "emulator: a thread ended with copies that nothing waited for\n");
+              std::abort();
+            }
+        }
+      }
+    }
+    idle_rounds = progress ? 0 : idle_rounds + 1;
+    if (idle_rounds > 1) {
+      std::fprintf(stderr, "emulator: deadlock: %u of %u threads wait at a barrier that the others don't reach\n", left,
+                   count);
+      std::abort();
+    }
+  }
+  thread = nullptr;
+}
+
+} // namespace
+
+void yield() {
+  Fiber* fiber = scheduler.current;
+  quire_emulator_switch(&fiber->stack_pointer, scheduler.main_stack);
+}
+
+const std::vector<std::array<uint64_t, 8>>& exchange(Exchange& barrier, uint32_t slot, const uint64_t* words,
+                                                     uint32_t count) {
+  assert(count <= 8);
+  auto& slots = barrier.slots[barrier.generation % 2];
+  if (slots.size() < barrier.expected) slots.resize(barrier.expected);
+  if (count != 0) std::copy_n(words, count, slots[slot].begin());
+  if (++barrier.arrived == barrier.expected) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+  } else {
+    Fiber* fiber = scheduler.current;
+    fiber->waits_for = &barrier.generation;
+    fiber->seen = barrier.generation;
+    yield();
+  }
+  return slots;
+}
+
+void run_grid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function<void()>& body) {
+  assert(!scheduler.running);
+  scheduler.running = true;
+  Block state;
+  state.block_dim = block_dim;
+  state.grid_dim = grid;
+  block = &state;
+  scheduler.shared.resize(shared_bytes + 1024);
+  auto base = (reinterpret_cast<uintptr_t>(scheduler.shared.data()) + 1023) / 1024 * 1024;
+  state.shared = reinterpret_cast<std::byte*>(base);
+  std::vector<uint32_t> order(size_t{grid.x} * grid.y * grid.z);
+  for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::shuffle(order.begin(), order.end(), scheduler.random);
+  for (const uint32_t i : order) {
+    state.block_idx = {i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)};
+    std::memset(scheduler.shared.data(), 0xff, scheduler.shared.size());
+    run_block(block_dim, body);
+  }
+  block = nullptr;
+  scheduler.running = false;
+}
+
+void copy_async(void* to, const void* from, uint32_t bytes, uint32_t valid_bytes) {
+  thread->copies.push_back({to, from, bytes, valid_bytes, thread->copy_group});
+}
+
+void copy_async_commit() { ++thread->copy_group; }
+
+void copy_async_wait(uint32_t groups_left) {
+  auto& copies = thread->copies;
+  size_t kept = 0;
+  for (size_t i = 0; i < copies.size(); ++i) {
+    const PendingCopy& copy = copies[i];
+    if (copy.group + groups_left >= thread->copy_group && !(groups_left == 0)) {
+      copies[kept++] = copy;
+      continue;
+    }
+    if (copy.valid_bytes != 0) std::memcpy(copy.to, copy.from, copy.valid_bytes);
+    std::memset(static_cast<std::byte*>(copy.to) + copy.valid_bytes, 0, copy.bytes - copy.valid_bytes);
+  }
+  copies.resize(kept);
+}
+
+} // namespace quire::cuda::emulator
