@@ -39,7 +39,7 @@ net::awaitable<void> WebSocketSession::run(HttpRequest request) {
   ws_.auto_fragment(false);
   ws_.text(true);
   ws_.control_callback([this](websocket::frame_type, beast::string_view) {
-    if (++control_frames_ > max_control_frames) beast::get_lowest_layer(ws_).cancel();
+    if (++control_frames_ > max_control_frames) beast::get_lowest_layer(ws_).close();
   });
   const auto keep_alive = shared_from_this();
   co_await ws_.async_accept(request, to(ec));
@@ -69,7 +69,7 @@ net::awaitable<bool> WebSocketSession::read_message() {
     if (started == std::chrono::steady_clock::time_point::max()) started = now;
     const bool endless = (n == 0 && ++empty > max_empty_fragments) || now - started > service_->options.message_timeout;
     if (endless && !ws_.is_message_done()) {
-      co_await ws_.async_close(websocket::close_code::policy_error, to(ec));
+      beast::get_lowest_layer(ws_).close(); // no handshake with a peer that never ends
       co_return false;
     }
   } while (!ws_.is_message_done());
@@ -174,7 +174,7 @@ void WebSocketSession::send(std::string frame) {
   if (write_queue_bytes_ > service_->options.max_write_queue_bytes) {
     service_->metrics.slow_clients.fetch_add(1);
     closed_ = true;
-    beast::get_lowest_layer(ws_).cancel(); // the read ends too, and run() cancels the responses
+    beast::get_lowest_layer(ws_).close(); // the read ends too, and run() cancels the responses
     return;
   }
   if (write_queue_.size() == 1) write_next();
@@ -186,7 +186,7 @@ void WebSocketSession::write_next() {
     self->write_queue_.pop_front();
     if (ec || self->closed_) {
       self->closed_ = true;
-      beast::get_lowest_layer(self->ws_).cancel();
+      beast::get_lowest_layer(self->ws_).close();
       return;
     }
     if (!self->write_queue_.empty()) self->write_next();

@@ -62,7 +62,10 @@ void expect_alive(Running& server) {
 }
 
 TEST(Hostile, BrokenFramesEndTheConnectionOnly) {
-  Running server;
+  ServiceOptions options;
+  options.idle_timeout =
+      std::chrono::seconds(1); // how long Beast lingers for the peer to close after it has failed a connection
+  Running server(options);
   const std::string json = R"({"type":"response.create"})";
   const std::vector<std::pair<const char*, std::string>> cases{
       {"unmasked", frame(0x81, json, false)},
