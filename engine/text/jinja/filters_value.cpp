@@ -41,7 +41,8 @@ Value integer(Interpreter&, const Value& subject, Arguments& arguments) {
   double real = 0;
   if (subject.is_text()) {
     const bool is_base = base == 0 || (base >= 2 && base <= 36);
-    if (Integer whole; is_base && parse_integer(subject.string(), static_cast<int>(base), whole)) return Value::integer(whole);
+    if (Integer whole; is_base && parse_integer(subject.string(), static_cast<int>(base), whole))
+      return Value::integer(whole);
     if (!parse_real(subject.string(), real)) return otherwise;
   } else if (!subject.as_real(real)) {
     if (subject.is_undefined()) fail("int needs a value, not an undefined one");
