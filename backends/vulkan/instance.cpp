@@ -81,7 +81,6 @@ void VulkanInstance::kv_create(const quire_kv_config& config) {
 
 void VulkanInstance::begin(VkCommandBuffer commands) {
   VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
-  begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
   check(device_->vk().vkBeginCommandBuffer(commands, &begin), "recording a step");
 }
 

@@ -48,6 +48,9 @@ class VulkanInstance : public Instance {
   void swap_in(std::span<const quire_block_copy> copies) override;
   void read_output(uint32_t program, uint32_t index, std::span<std::byte> out) override;
 
+  uint32_t profile(const quire_step& step, uint32_t repetitions, std::span<quire_op_time> out) override;
+  void ceilings(double& bytes_per_second, double& flops_per_second) override;
+
   const Pipelines& pipelines() const { return *pipelines_; }
   const Device& device() const { return *device_; }
 

@@ -76,6 +76,7 @@ Program::Program(Memory& memory, Pipelines& pipelines, const quire_program& prog
 
   dispatches_ = lower({program, limits, units, plan, kv_, shape_, weights_, handles, scratch_.address(),
                        partials_.address(), partial_stride});
+  work_ = work_of(program, limits);
   for (uint32_t i = 0; i < program.num_outputs; ++i) {
     const quire_value& value = program.values[program.outputs[i].value - 1];
     const ValuePlace& place = plan[program.outputs[i].value];

@@ -11,6 +11,7 @@
 #include "lower.hpp"
 #include "memory.hpp"
 #include "pipelines.hpp"
+#include "profile.hpp"
 #include "weights.hpp"
 
 #include <quire/plan.hpp>
@@ -74,6 +75,7 @@ class Program {
   const Buffer& scratch() const { return scratch_; }
   const Buffer& step_buffer() const { return step_; }
   const std::vector<Dispatch>& dispatches() const { return dispatches_; }
+  const std::vector<OpWork>& work() const { return work_; } // [num_ops]
 
   Bucket bucket_of(const StepSizes& sizes) const;
   // The contents of the step buffer for a step: block, then a VkDispatchIndirectCommand a distinct grid of its bucket.
@@ -111,6 +113,7 @@ class Program {
   VkDescriptorSet set_ = VK_NULL_HANDLE;
   uint32_t parameter_stride_ = 0;
   std::vector<Dispatch> dispatches_;
+  std::vector<OpWork> work_;
   std::vector<Grid> grids_; // distinct, over all buckets
   std::vector<Output> outputs_;
   std::map<Bucket, VkCommandBuffer> commands_;
