@@ -15,8 +15,7 @@ namespace {
 constexpr uint32_t kMaxWarps = 16;
 
 template <uint32_t kFormat, int kTiles, int kGroups> // tiles of 16 rows of W, groups of 8 rows of activations
-__global__ void __launch_bounds__(kMaxWarps * 32, kFormat == QUIRE_F16 && kTiles == 1 && kGroups == 1 ? 2 : 1)
-    linear_small_kernel(uint32_t rows, LinearArgs a) {
+__global__ void __launch_bounds__(kMaxWarps * 32, 1) linear_small_kernel(uint32_t rows, LinearArgs a) {
   using U = UnitOf<kFormat>;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = blockDim.x / 32;
   const PartTile<16 * kTiles> place(a, a.glu ? 0 : blockIdx.x);
@@ -25,13 +24,13 @@ __global__ void __launch_bounds__(kMaxWarps * 32, kFormat == QUIRE_F16 && kTiles
   const auto tile_of = [&](int tile) { return a.glu ? blockIdx.x : place.tile * kTiles + tile; };
   const uint32_t cols = a.in.dim;
   const uint32_t units = (cols + U::kColumns - 1) / U::kColumns;
-  uint32_t unit = warp, end = units, step = slices;
-  if (a.fixed_order) {
-    unit = static_cast<uint32_t>(uint64_t{units} * warp / slices);
-    end = static_cast<uint32_t>(uint64_t{units} * (warp + 1) / slices);
-    step = 1;
-  }
-  U current[kTiles];
+  // Contiguous slices, upwards: the order of linear_tile and linear_blocks, and the memory's pages stay open longer
+  // than if warps took turns.
+  auto unit = static_cast<uint32_t>(uint64_t{units} * warp / slices);
+  const auto end = static_cast<uint32_t>(uint64_t{units} * (warp + 1) / slices);
+  // Units on their way to the registers: as many as these hold, so that the memory is never idle.
+  constexpr int kAhead = kTiles * kGroups > 1 ? 2 : kFormat == QUIRE_F16 ? 4 : 3;
+  U ring[kAhead][kTiles];
   const auto fetch = [&](U(&into)[kTiles], uint32_t which) {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
@@ -41,35 +40,39 @@ __global__ void __launch_bounds__(kMaxWarps * 32, kFormat == QUIRE_F16 && kTiles
       into[i].load(w, tile * 16 < w.rows ? tile : 0, which, lane);
     }
   };
-  if (unit < end) fetch(current, unit);
+#pragma unroll
+  for (uint32_t i = 0; i < kAhead; ++i)
+    if (unit + i < end) fetch(ring[i], unit + i);
   let_next_kernel_begin();
   wait_for_previous_kernels();
 
   float sums[kTiles][kGroups][4] = {};
   const __half* x = static_cast<const __half*>(a.in.data);
-  for (; unit < end; unit += step) {
-    U next[kTiles];
-    if (unit + step < end) fetch(next, unit + step);
+  for (; unit < end; unit += kAhead) {
 #pragma unroll
-    for (uint32_t block = 0; block < U::kBlocks; ++block) {
-      uint32_t b[kGroups][2][2];
+    for (uint32_t ahead = 0; ahead < kAhead; ++ahead) {
+      const uint32_t now = unit + ahead;
+      if (now >= end) break;
 #pragma unroll
-      for (int i = 0; i < kGroups; ++i) {
-        const uint32_t row = 8 * i + g;
-        U::activations(x + size_t{row} * a.in.stride, row < rows, unit * U::kColumns + 32 * block, cols, t, b[i]);
+      for (uint32_t block = 0; block < U::kBlocks; ++block) {
+        uint32_t b[kGroups][2][2];
+#pragma unroll
+        for (int i = 0; i < kGroups; ++i) {
+          const uint32_t row = 8 * i + g;
+          U::activations(x + size_t{row} * a.in.stride, row < rows, now * U::kColumns + 32 * block, cols, t, b[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+          uint32_t w[2][4];
+          ring[ahead][i].fragments(static_cast<int>(block), w);
+#pragma unroll
+          for (int s = 0; s < 2; ++s)
+#pragma unroll
+            for (int j = 0; j < kGroups; ++j) matrix_multiply<__half>(sums[i][j], w[s], b[j][s]);
+        }
       }
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-        uint32_t w[2][4];
-        current[i].fragments(static_cast<int>(block), w);
-#pragma unroll
-        for (int s = 0; s < 2; ++s)
-#pragma unroll
-          for (int j = 0; j < kGroups; ++j) matrix_multiply<__half>(sums[i][j], w[s], b[j][s]);
-      }
+      if (now + kAhead < end) fetch(ring[ahead], now + kAhead);
     }
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) current[i] = next[i];
   }
 
   // [slice][row of W][row of activations]
@@ -130,7 +133,7 @@ uint32_t slices_of(uint32_t format, uint64_t rows, uint64_t cols) {
   const uint64_t units = (cols + (format == QUIRE_F16 ? 63 : 127)) / (format == QUIRE_F16 ? 64 : 128);
   const uint64_t tiles = (rows + 15) / 16;
   uint32_t slices = 4;
-  while (slices < kMaxWarps && tiles * slices * 32 < 132 * 1024) slices *= 2;
+  while (slices < kMaxWarps && tiles * slices * 32 < 132 * 512) slices *= 2;
   while (slices > 1 && slices > units) slices /= 2;
   return slices;
 }
