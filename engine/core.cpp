@@ -52,7 +52,7 @@ void EngineCore::run() {
   for (RequestId id : left) end_request(*requests_.at(id), FinishReason::cancelled);
   for (FlyingStep& flying : pipe_) {
     quire_status status{};
-    if (device_->alive()) device_->wait(*flying.step, status);
+    if (device_->alive()) device_->wait(*flying.step, flying.error.empty(), status);
   }
   device_.reset();
 }
@@ -127,7 +127,7 @@ void EngineCore::commit(FlyingStep flying) {
   Step& step = *flying.step;
   const auto start = EngineClock::now();
   quire_status status{};
-  device_->wait(step, status);
+  device_->wait(step, flying.error.empty(), status);
   const auto done = EngineClock::now();
   counters_.device_wait_seconds += seconds_between(start, done);
   ++counters_.steps;
@@ -181,11 +181,11 @@ void EngineCore::expire_deadlines() {
 }
 
 void EngineCore::sleep() {
-  if (checked_at_step_ != counters_.steps) { // once each time that work ran out
+  forget_closed();
+  publish_stats();
+  if (!scheduler_.has_work() && checked_at_step_ != counters_.steps) { // once each time that work ran out
     checked_at_step_ = counters_.steps;
     check_integrity("while idle");
-    forget_closed();
-    publish_stats();
   }
   while (!deadlines_.empty() && !requests_.count(deadlines_.top().second)) deadlines_.pop();
   std::optional<EngineClock::time_point> until;

@@ -133,8 +133,8 @@ uint64_t Device::submit(const Step& step, quire_status& status) {
   return ticket;
 }
 
-void Device::wait(Step& step, quire_status& status) {
-  const std::span<quire_sampled_row> rows = step.sampled();
+void Device::wait(Step& step, bool sampled, quire_status& status) {
+  const std::span<quire_sampled_row> rows = sampled ? step.sampled() : std::span<quire_sampled_row>{};
   setup_.backend->wait(instance_, step.device_ticket, rows.data(), static_cast<uint32_t>(rows.size()), &status);
 }
 

@@ -48,8 +48,8 @@ class Device {
 
   // ---- The step loop: status.code says how it went.
   void transfer(const KvTransfers& transfers, quire_status& status);
-  uint64_t submit(const Step& step, quire_status& status); // forward pass and sampling: the ticket
-  void wait(Step& step, quire_status& status);
+  uint64_t submit(const Step& step, quire_status& status);   // forward pass and sampling: the ticket
+  void wait(Step& step, bool sampled, quire_status& status); // sampled: submit() succeeded wholly
 
   // Destroys the instance and makes it anew, weights, KV memory and all. False with a status where that fails; may be
   // tried again.

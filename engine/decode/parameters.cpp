@@ -16,7 +16,7 @@ using Caps = RequestCaps;
 
 std::string number(double value) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.9g", value);
+  std::snprintf(text, sizeof text, "%.12g", value);
   return text;
 }
 
