@@ -120,6 +120,8 @@ void Scheduler::fork_choices(Step& step, Sequence& first) {
       sibling->kv = kv_.fork(first.kv, first.num_computed);
       if (sibling->kv != kNoSeq) {
         sibling->num_computed = first.num_computed;
+        sibling->part_in = first.part_in;
+        sibling->before_part = first.before_part;
         sibling->num_settled = first.num_settled;
         sibling->state = SequenceState::running;
         newborn_.push_back(sibling.get());
@@ -188,8 +190,10 @@ bool Scheduler::admit_by_fork(Sequence& s) {
   uint32_t best_common = 0;
   for (const auto& sibling : s.group->sequences) {
     if (sibling.get() == &s || sibling->state != SequenceState::running) continue;
-    const auto limit = std::min({sibling->num_computed, static_cast<uint32_t>(sibling->tokens.size()),
-                                 static_cast<uint32_t>(s.tokens.size()) - 1});
+    // What this very step computes can't be shared yet: the copy of a partial block goes before it.
+    const uint32_t computed = sibling->part_in == kv_.building() ? sibling->before_part : sibling->num_computed;
+    const auto limit =
+        std::min({computed, static_cast<uint32_t>(sibling->tokens.size()), static_cast<uint32_t>(s.tokens.size()) - 1});
     if (limit <= best_common) continue;
     const auto differs = std::mismatch(s.tokens.begin(), s.tokens.begin() + limit, sibling->tokens.begin()).first;
     const auto common = static_cast<uint32_t>(differs - s.tokens.begin());

@@ -38,6 +38,8 @@ struct Sequence {
   uint32_t num_prompt = 0;  // tokens of the prompt: the rest are output
   uint32_t max_length = 0;  // tokens, prompt and output: at this length it has all it may have
   uint32_t epoch = 0;       // rises when its blocks are given up: a chunk of an older epoch settles nothing
+  Ticket part_in = 0;       // the KV manager's ticket of the newest step that it takes part in
+  uint32_t before_part = 0; // num_computed before that step
   uint32_t in_flight = 0;   // submitted steps that name it
   SequenceState state = SequenceState::dormant;
   bool host_chosen = false; // its tokens come from append(), not from the device

@@ -46,6 +46,8 @@ void Step::add_chunk(const KvManager& kv, Sequence& s, uint32_t count) {
     end = static_cast<uint32_t>(tables_[g].size());
   }
   table_start_.push_back(end);
+  s.part_in = kv.building();
+  s.before_part = from;
   s.num_computed = to;
   ++s.in_flight;
   chunks.push_back({&s, s.epoch, to});
