@@ -76,11 +76,22 @@ class BlockPool {
     tokens_held_ -= b.filled;
     b.filled = filled;
   }
+  // set_filled, if the block is writable and has no mirror; else false, and nothing changed.
+  bool fill_in_place(BlockId block, std::uint32_t filled) {
+    Block& b = blocks_[block];
+    if (b.references != 1 || b.content != kNoContent || b.mirror != kNoBlock) return false;
+    tokens_held_ += filled;
+    tokens_held_ -= b.filled;
+    b.filled = filled;
+    return true;
+  }
   std::uint32_t filled(BlockId block) const { return blocks_[block].filled; }
 
   // The host slot (device block) that holds the same content, or kNoBlock.
   void set_mirror(BlockId block, BlockId mirror) { blocks_[block].mirror = mirror; }
   BlockId mirror(BlockId block) const { return blocks_[block].mirror; }
+
+  void prefetch(BlockId block) const { __builtin_prefetch(&blocks_[block], 1); }
 
   std::uint32_t references(BlockId block) const { return blocks_[block].references; }
   bool draining(BlockId block) const { return blocks_[block].references == 0 && blocks_[block].last_ticket > done_; }

@@ -27,6 +27,11 @@ KvManager::KvManager(const KvConfig& config)
     config_.prefix_cache = false;
     for (KvGroupConfig& group : config_.groups) group.window = 0;
   }
+  if (config_.prefix_cache) {
+    std::uint32_t blocks = 0;
+    for (const KvGroupConfig& group : config_.groups) blocks = std::max(blocks, group.num_blocks);
+    index_.reserve(blocks);
+  }
   for (std::uint32_t g = 0; g < config.groups.size(); ++g) {
     const KvGroupConfig& c = config_.groups[g];
     if (c.window == 0 && full_group_ == UINT32_MAX) full_group_ = g;
@@ -50,7 +55,6 @@ KvSeq KvManager::new_sequence() {
   if (free_sequences_.empty()) {
     id = static_cast<KvSeq>(sequences_.size());
     sequences_.push_back(std::make_unique<Sequence>());
-    sequences_.back()->tables.resize(groups_.size());
   } else {
     id = free_sequences_.back();
     free_sequences_.pop_back();
@@ -188,13 +192,19 @@ std::uint32_t KvManager::cached_tokens(KvSeq id, std::span<const std::int32_t> t
 bool KvManager::append(KvSeq id, std::uint32_t count) {
   Sequence& seq = *sequences_[id];
   assert(seq.state == State::resident && seq.no_place_in != building_);
+  if (seq.appended != building_) seq.num_written = seq.num_slots;
+  if (groups_.size() == 1 &&
+      seq.tables[0].append_in_place(*groups_[0], seq.num_slots, count)) { // most tokens of most models
+    seq.appended = seq.last = building_;
+    seq.num_slots += count;
+    return true;
+  }
   for (auto& group : groups_) {
     const BlockTable& table = seq.tables[group->index];
     const std::uint32_t needed = table.needed(*group, seq.num_slots, count);
     if (needed && !group->policy->can_allocate(table.grant(), table.size(), needed)) return false;
   }
   for (auto& group : groups_) seq.tables[group->index].append(*group, transfers_, seq.num_slots, count, building_);
-  if (seq.appended != building_) seq.num_written = seq.num_slots;
   seq.appended = seq.last = building_;
   seq.num_slots += count;
   return true;

@@ -17,6 +17,7 @@
 // second one).
 #pragma once
 
+#include <array>
 #include <memory>
 #include <span>
 #include <string>
@@ -41,7 +42,7 @@ struct KvConfig {
   double watermark = 0.01;              // share of a group's blocks that admissions leave free
   std::uint32_t max_step_tokens = 2048; // the scheduler's budget: what a windowed sequence may hold beyond its window
   PolicyKind policy = PolicyKind::paged;
-  std::uint32_t max_length = 2048;                           // PolicyKind::max: slots a sequence reserves
+  std::uint32_t max_length = 2048; // PolicyKind::max: slots a sequence reserves; pow2: at most so many
   PrefixIndex::HashFunction hash = &PrefixIndex::hash_block; // tests that want collisions bring their own
 };
 
@@ -140,6 +141,18 @@ class KvManager final : private EvictionListener {
   // The device lost its memory: all cached content is forgotten. No sequence may hold blocks.
   void forget_all();
 
+  // Starts loading what append() of a sequence will touch: its record, then (once that is there) the end of its first table, then that block.
+  // A step over a thousand sequences is bound by these misses.
+  void prefetch(KvSeq seq) const { __builtin_prefetch(sequences_[seq].get()), __builtin_prefetch(&sequences_[seq]->tables); }
+  void prefetch_table(KvSeq seq) const {
+    const std::span<const BlockId> blocks = sequences_[seq]->tables[0].blocks();
+    if (!blocks.empty()) __builtin_prefetch(&blocks.back());
+  }
+  void prefetch_block(KvSeq seq) const {
+    const std::span<const BlockId> blocks = sequences_[seq]->tables[0].blocks();
+    if (!blocks.empty()) groups_[0]->pool.prefetch(blocks.back());
+  }
+
   // ---- Reading ----
   std::uint32_t num_slots(KvSeq seq) const { return sequences_[seq]->num_slots; } // tokens with a place
   bool swapped(KvSeq seq) const { return sequences_[seq]->state == State::swapped; }
@@ -166,21 +179,24 @@ class KvManager final : private EvictionListener {
 
  private:
   enum class State : std::uint8_t { none, empty, resident, swapped };
-  struct Sequence {
-    std::vector<BlockTable> tables; // [groups]
-    std::vector<Hash128> hashes;    // of its full blocks, as far as known
-    std::vector<NodeRef> path;      // its full blocks in the prefix index, from the root
-    NodeRef root;                   // none: not cached
-    Hash128 root_hash;
+  // What a step touches comes first, and without a pointer to follow: a thousand sequences' worth must stay in the
+  // cache.
+  struct alignas(64) Sequence {
+    std::uint32_t num_slots = 0, num_committed = 0;
+    std::uint32_t num_written = 0; // slots that steps submitted before `appended` have written
+    State state = State::none;
+    bool publishing = false;
     Ticket last = 0;          // the last ticket that may touch its blocks
     Ticket appended = 0;      // the last ticket that it has had a place in
     Ticket no_place_in = 0;   // the step that it was forked in with a place: no append
     Ticket publish_after = 0; // nothing is published before this ticket is done
-    std::uint32_t num_slots = 0, num_committed = 0, output_tokens = 0;
-    std::uint32_t num_written = 0; // slots that steps submitted before `appended` have written
-    std::uint32_t epoch = 0;       // of the failures that its path has been checked against
-    State state = State::none;
-    bool publishing = false;
+    std::array<BlockTable, QUIRE_MAX_GROUPS> tables;
+    std::vector<Hash128> hashes; // of its full blocks, as far as known
+    std::vector<NodeRef> path;   // its full blocks in the prefix index, from the root
+    NodeRef root;                // none: not cached
+    Hash128 root_hash;
+    std::uint32_t output_tokens = 0;
+    std::uint32_t epoch = 0; // of the failures that its path has been checked against
   };
 
   void evicted(std::uint32_t group, BlockId block, std::uint32_t content) override;

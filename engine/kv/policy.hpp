@@ -67,7 +67,7 @@ struct PolicyOptions {
   PolicyKind kind = PolicyKind::paged;
   std::uint32_t block_size = 16;
   std::uint32_t watermark_blocks = 0; // paged: admissions leave so many free
-  std::uint32_t max_length = 2048;    // max: slots a sequence reserves
+  std::uint32_t max_length = 2048;    // max: slots a sequence reserves; pow2: at most so many
 };
 // The pool must outlive it.
 std::unique_ptr<AllocationPolicy> make_policy(const PolicyOptions& options, BlockPool& pool);

@@ -1,6 +1,7 @@
 // Orca's reservations as the paper's baselines have them: one chunk a sequence, taken whole at admission, from a buddy
 // pool over the slots. Chunks are counted in blocks; block size 1 gives slots exactly. A chunk comes back when the last
 // ticket that may touch it is done.
+#include <algorithm>
 #include <bit>
 #include <vector>
 
@@ -77,13 +78,14 @@ class Contiguous final : public AllocationPolicy {
   };
 
   std::uint64_t slots(const Need& need) const {
+    const std::uint64_t longest = options_.max_length, known = need.tokens, output = need.output_tokens;
     switch (options_.kind) {
     case PolicyKind::max:
-      return options_.max_length;
-    case PolicyKind::pow2:
-      return std::uint64_t{need.tokens} + std::bit_ceil(std::uint64_t{need.output_tokens});
+      return longest;
+    case PolicyKind::pow2: // no more than the longest sequence, but for one that is longer
+      return std::max(std::min(known + std::bit_ceil(output), longest), known + output);
     default:
-      return std::uint64_t{need.tokens} + need.output_tokens;
+      return known + output;
     }
   }
   std::uint64_t chunk(const Need& need) const {

@@ -44,14 +44,23 @@ PrefixIndex::PrefixIndex(std::uint32_t block_size, std::span<const std::uint32_t
     if (windows[g] == 0) full_group_ = g;
 }
 
+void PrefixIndex::reserve(std::uint32_t num_nodes) {
+  const std::size_t nodes = std::size_t{num_nodes} + 64; // and some roots
+  nodes_.reserve(nodes);
+  tokens_.reserve(nodes * block_size_);
+  blocks_.reserve(nodes * num_groups_);
+  free_nodes_.reserve(nodes);
+  while (table_.size() < nodes * 4) grow_table();
+}
+
 // ---- The hash table
 // -------------------------------------------------------------------------------------------------------------------
 
 std::uint32_t PrefixIndex::lookup(const Hash128& hash) const {
   const std::size_t mask = table_.size() - 1;
-  const auto fingerprint = static_cast<std::uint32_t>(hash.high);
-  for (std::size_t i = hash.low & mask; table_[i].node != kNone; i = (i + 1) & mask)
-    if (table_[i].fingerprint == fingerprint && nodes_[table_[i].node].hash == hash) return table_[i].node;
+  const auto low = static_cast<std::uint32_t>(hash.low);
+  for (std::size_t i = low & mask; table_[i].node != kNone; i = (i + 1) & mask)
+    if (table_[i].low == low && nodes_[table_[i].node].hash == hash) return table_[i].node;
   return kNone;
 }
 
@@ -60,7 +69,7 @@ void PrefixIndex::enter(std::uint32_t node) {
   const std::size_t mask = table_.size() - 1;
   std::size_t i = nodes_[node].hash.low & mask;
   while (table_[i].node != kNone) i = (i + 1) & mask;
-  table_[i] = {node, static_cast<std::uint32_t>(nodes_[node].hash.high)};
+  table_[i] = {node, static_cast<std::uint32_t>(nodes_[node].hash.low)};
   nodes_[node].live = true;
   ++num_live_;
 }
@@ -71,7 +80,7 @@ void PrefixIndex::leave(std::uint32_t node) {
   while (table_[hole].node != node) hole = (hole + 1) & mask;
   // Backward shift: whatever probed past the hole moves into it (Knuth, TAOCP 3, 6.4, algorithm R).
   for (std::size_t i = (hole + 1) & mask; table_[i].node != kNone; i = (i + 1) & mask) {
-    const std::size_t home = nodes_[table_[i].node].hash.low & mask;
+    const std::size_t home = table_[i].low & mask;
     if (((i - home) & mask) >= ((i - hole) & mask)) {
       table_[hole] = table_[i];
       hole = i;
@@ -89,7 +98,7 @@ void PrefixIndex::grow_table() {
   const std::size_t mask = table_.size() - 1;
   for (const Entry& entry : old) {
     if (entry.node == kNone) continue;
-    std::size_t i = nodes_[entry.node].hash.low & mask;
+    std::size_t i = entry.low & mask;
     while (table_[i].node != kNone) i = (i + 1) & mask;
     table_[i] = entry;
   }
@@ -158,26 +167,28 @@ void PrefixIndex::close_root(NodeRef root) {
   collect(root.id);
 }
 
-NodeRef PrefixIndex::find(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens) const {
-  const std::uint32_t id = lookup(hash);
-  if (id == kNone) return {};
+bool PrefixIndex::is_child(std::uint32_t id, NodeRef parent, std::span<const std::int32_t> tokens) const {
   const Node& node = nodes_[id];
-  if (node.parent != parent.id || node.parent_generation != parent.generation) return {};
+  if (node.parent != parent.id || node.parent_generation != parent.generation) return false;
   // Without an early exit, so that it is a few vector instructions: nearly always all are equal.
   const std::int32_t* own = tokens_.data() + std::size_t{id} * block_size_;
   std::int32_t difference = 0;
   for (std::uint32_t t = 0; t < block_size_; ++t) difference |= own[t] ^ tokens[t];
-  if (difference != 0) return {};
-  return ref(id);
+  return difference == 0;
+}
+
+NodeRef PrefixIndex::find(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens) const {
+  const std::uint32_t id = lookup(hash);
+  return id != kNone && is_child(id, parent, tokens) ? ref(id) : NodeRef{};
 }
 
 NodeRef PrefixIndex::insert(NodeRef parent, const Hash128& hash, std::span<const std::int32_t> tokens,
                             std::vector<Orphan>& orphans) {
   assert(alive(parent) && tokens.size() == block_size_);
-  if (const NodeRef found = find(parent, hash, tokens)) return found;
   if (const std::uint32_t other = lookup(hash); other != kNone) {
+    if (is_child(other, parent, tokens)) return ref(other);
     const NodeRef its_parent{nodes_[other].parent, nodes_[other].parent_generation};
-    if (its_parent.id == kNone || alive(its_parent)) return {};
+    if (!its_parent || alive(its_parent)) return {};
     remove(ref(other), orphans);
   }
   const std::uint32_t id = make_node(hash, parent);

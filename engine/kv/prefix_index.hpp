@@ -45,6 +45,9 @@ class PrefixIndex {
   // windows[g] is the reach of group g in tokens, 0 = all. Tests that want collisions bring their own function.
   PrefixIndex(std::uint32_t block_size, std::span<const std::uint32_t> windows, HashFunction function = &hash_block);
 
+  // So many nodes need no further memory.
+  void reserve(std::uint32_t num_nodes);
+
   static Hash128 hash_block(const Hash128& parent,
                             std::span<const std::int32_t> tokens); // [block_size] tokens; none for a root
   Hash128 hash(const Hash128& parent, std::span<const std::int32_t> tokens) const { return hash_(parent, tokens); }
@@ -111,7 +114,7 @@ class PrefixIndex {
   };
   struct Entry {
     std::uint32_t node = kNone;
-    std::uint32_t fingerprint = 0; // hash.high, low half
+    std::uint32_t low = 0; // low half of hash.low: its home in the table, and nearly always enough to tell it apart
   };
   struct Root {
     std::string salt;
@@ -119,6 +122,7 @@ class PrefixIndex {
   };
 
   std::uint32_t lookup(const Hash128& hash) const; // a live node, or kNone
+  bool is_child(std::uint32_t node, NodeRef parent, std::span<const std::int32_t> tokens) const;
   std::uint32_t make_node(const Hash128& hash, NodeRef parent);
   void enter(std::uint32_t node);
   void leave(std::uint32_t node); // the table

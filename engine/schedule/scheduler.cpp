@@ -54,6 +54,11 @@ void Scheduler::schedule_running(Step& step, uint32_t& budget) {
   for (const Sequence* s : running_) singles += tokens_wanted(*s) == 1;
   for (size_t i = 0; i < running_.size(); ++i) { // preemption shortens running_ behind i
     Sequence& s = *running_[i];
+    if (i + 12 < running_.size()) { // the misses of a thousand sequences would add up
+      kv_.prefetch(running_[i + 12]->kv);
+      kv_.prefetch_table(running_[i + 8]->kv);
+      kv_.prefetch_block(running_[i + 4]->kv);
+    }
     const uint32_t wanted = tokens_wanted(s);
     if (wanted == 0) continue;
     uint32_t count = 1;
