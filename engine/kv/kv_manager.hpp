@@ -39,7 +39,9 @@ struct KvConfig {
   std::uint32_t block_size = 16;
   std::vector<KvGroupConfig> groups;
   bool prefix_cache = true;
-  double watermark = 0.01;              // share of a group's blocks that admissions leave free
+  // Share of a group's blocks that admissions leave free, for those that run to grow into: where docs/paged-memory.md
+  // finds most served.
+  double watermark = 0.03;
   std::uint32_t max_step_tokens = 2048; // the scheduler's budget: what a windowed sequence may hold beyond its window
   PolicyKind policy = PolicyKind::paged;
   std::uint32_t max_length = 2048; // PolicyKind::max: slots a sequence reserves; pow2: at most so many
@@ -141,9 +143,11 @@ class KvManager final : private EvictionListener {
   // The device lost its memory: all cached content is forgotten. No sequence may hold blocks.
   void forget_all();
 
-  // Starts loading what append() of a sequence will touch: its record, then (once that is there) the end of its first table, then that block.
-  // A step over a thousand sequences is bound by these misses.
-  void prefetch(KvSeq seq) const { __builtin_prefetch(sequences_[seq].get()), __builtin_prefetch(&sequences_[seq]->tables); }
+  // Starts loading what append() of a sequence will touch: its record, then (once that is there) the end of its first
+  // table, then that block. A step over a thousand sequences is bound by these misses.
+  void prefetch(KvSeq seq) const {
+    __builtin_prefetch(sequences_[seq].get()), __builtin_prefetch(&sequences_[seq]->tables);
+  }
   void prefetch_table(KvSeq seq) const {
     const std::span<const BlockId> blocks = sequences_[seq]->tables[0].blocks();
     if (!blocks.empty()) __builtin_prefetch(&blocks.back());
