@@ -7,6 +7,7 @@
 
 #include "bench/kernels.hpp"
 #include "bench/latency.hpp"
+#include "bench/memory.hpp"
 #include "bench/scheduler.hpp"
 #include "commands.hpp"
 #include "quire/engine.hpp"
@@ -127,6 +128,18 @@ Command add_scheduler(CLI::App& parent) {
   };
 }
 
+Command add_memory(CLI::App& parent) {
+  CLI::App* app =
+      parent.add_subcommand("memory", "The study of paged memory, beside the paper's figures; needs no device");
+  const auto o = std::make_shared<bench::MemoryStudyOptions>();
+  app->add_option("--out", o->out_dir, "Folder for CSV and SVG files; empty: none")->capture_default_str();
+  app->add_option("--beam-traces", o->beam_traces, "Recorded beams; the built-in ones by default");
+  app->add_option("--seed", o->seed)->capture_default_str();
+  app->add_option("--minutes", o->minutes, "Of virtual time")->capture_default_str();
+  app->add_flag("--json", o->json, "As JSON");
+  return [app, o]() -> int { return app->parsed() ? bench::run_memory_study(*o) : -1; };
+}
+
 Command add_write_dummy(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("write-dummy", "Write a model of random weights that loads like a real one");
   struct Options {
@@ -147,8 +160,8 @@ Command add_write_dummy(CLI::App& parent) {
 
 Command add_bench(CLI::App& app) {
   app.require_subcommand(1);
-  const std::vector<Command> commands{add_latency(app), add_throughput(app), add_kernels(app), add_scheduler(app),
-                                      add_write_dummy(app)};
+  const std::vector<Command> commands{add_latency(app),   add_throughput(app), add_kernels(app),
+                                      add_scheduler(app), add_memory(app),     add_write_dummy(app)};
   return [commands] {
     for (const Command& command : commands)
       if (const int code = command(); code >= 0) return code; // -1: another one was asked for
