@@ -113,7 +113,7 @@ std::vector<BackendCandidate> choose_backends(const PluginHost& host, const std:
     else
       c.choice.why = std::string("there is no GPU: the CPU, by the ") +
                      (built_in ? "reference interpreter, as no other backend can use it"
-                               : c.plugin->id + " backend, which decodes faster than the reference interpreter") +
+                               : c.plugin->id + " backend; --backend reference may be faster") +
                      missing;
   }
   return candidates;
