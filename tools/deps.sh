@@ -7,7 +7,7 @@ set -euo pipefail
 packages() {
   case $1 in
     build)
-      echo g++ meson ninja-build pkg-config ccache python3 python3-pip ca-certificates # the toolchain, and pip for fetching the test model
+      echo g++ git meson ninja-build pkg-config ccache python3 python3-pip ca-certificates # the toolchain, and pip for fetching the test model
       echo 'libboost1.81-dev|libboost1.83-dev|libboost-dev' # Asio, Beast, DLL
       echo 'libboost-json1.81-dev|libboost-json1.83-dev|libboost-json-dev'
       echo libspdlog-dev libcli11-dev libssl-dev          # log, command line, constant-time comparison
@@ -51,8 +51,11 @@ echo "installing: ${missing[*]}"
 $as_root apt-get update -qq
 choice=()
 for row in "${missing[@]}"; do
+  found=
   for name in ${row//|/ }; do
-    if apt-cache policy "$name" 2>/dev/null | grep -q 'Candidate: [^(]'; then choice+=("$name"); break; fi
+    candidate=$(apt-cache policy "$name" 2>/dev/null | sed -n 's/^ *Candidate: //p')
+    if [ -n "$candidate" ] && [ "$candidate" != '(none)' ]; then choice+=("$name"); found=$name; break; fi
   done
+  [ -n "$found" ] || { echo "tools/deps.sh: this distribution has none of: $row" >&2; exit 1; }
 done
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${choice[@]}" >/dev/null
