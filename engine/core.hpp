@@ -94,7 +94,7 @@ class EngineCore {
   void deliver(ChoiceRecord& choice, int32_t token, float logprob, std::span<const quire_candidate> candidates);
   void send(ActiveRequest& request, TokenEvent&& event);
   void emit(ChoiceRecord& choice, TokenEvent&& event);
-  void finish_choice(ChoiceRecord& choice, FinishReason reason);
+  void finish_choice(ChoiceRecord& choice);
   void release_best(ActiveRequest& request);
   void keep(ActiveRequest& request, uint32_t choice, std::vector<int32_t> tokens);
 

@@ -123,7 +123,7 @@ void EngineCore::deliver(ChoiceRecord& choice, int32_t token, float logprob,
   const FinishReason reason = event.finish;
   if (reason != FinishReason::none && !request.holds_events) keep(request, s.choice, s.tokens);
   emit(choice, std::move(event));
-  if (reason != FinishReason::none) finish_choice(choice, reason);
+  if (reason != FinishReason::none) finish_choice(choice);
 }
 
 void EngineCore::emit(ChoiceRecord& choice, TokenEvent&& event) {
@@ -141,7 +141,7 @@ void EngineCore::send(ActiveRequest& request, TokenEvent&& event) {
   request.request.sink->token(std::move(event));
 }
 
-void EngineCore::finish_choice(ChoiceRecord& choice, FinishReason) {
+void EngineCore::finish_choice(ChoiceRecord& choice) {
   ActiveRequest& request = *choice.request;
   choice.finished = true;
   scheduler_.finish(*choice.sequence);

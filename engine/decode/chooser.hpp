@@ -41,7 +41,6 @@ class SamplerState {
 
 struct Choice {
   void* tag = nullptr; // the engine's: whose row it is
-  uint64_t epoch = 0;  // the engine's: to know a stale result
   std::shared_ptr<SamplerState> state;
   quire_sampling_row row{}; // counts, bias and mask are copied below
   std::vector<quire_token_count> counts;

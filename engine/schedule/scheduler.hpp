@@ -5,7 +5,9 @@
 // leave of the budget; then waiting ones are admitted, first in rank first and never past one that doesn't fit, while
 // the KV manager's watermark allows. When a running sequence can't get a block, the last in rank is preempted, by swap
 // or recompute, whichever is cheaper by measured rates. Its blocks drain until the steps in flight are done, so the
-// needy one may miss a step; nothing is admitted meanwhile. A waiting sequence that later ones have overtaken
+// needy one may miss a step; nothing is admitted meanwhile.
+// A gang (beams) is always computed again, each beam sharing by fork what it has in common with those back before it.
+// A waiting sequence that later ones have overtaken
 // `overtakes_allowed` times becomes urgent: it goes before every priority and stays there.
 //
 // How steps are driven, with at most one in flight when schedule() is called:

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Goldens of beam search: a tiny random Llama and what Hugging Face's generate(num_beams=...) finds on it.
 
-Needs from PyPI: torch, transformers, safetensors. Run from anywhere: make_beams.py [--real MODEL_FOLDER OUT.json]
-Writes goldens/beam_llama/ (config.json, model.safetensors in float16) and goldens/beams.json. With --real, the same search on a real model (a
-transformers folder) into OUT.json, for the full test run.
+Needs from PyPI: torch, transformers, safetensors; gguf for --real. Run from anywhere: make_beams.py [--real MODEL.gguf]
+Writes goldens/beam_llama/ (config.json, model.safetensors in float16) and goldens/beams.json. With --real instead goldens/beams_smollm2.json: a few
+searches on SmolLM2-135M-Instruct as that file holds it (dequantised by transformers to float32), for the full test run.
 """
 import json
 import pathlib
 import sys
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 HERE = pathlib.Path(__file__).resolve().parent / "goldens"
 VOCAB = 256
@@ -67,12 +67,17 @@ def cases(model, vocab, prompts, max_tokens):
 
 def main():
     torch.set_grad_enabled(False)
-    if len(sys.argv) == 4 and sys.argv[1] == "--real":
-        model = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32).eval()
-        generator = torch.Generator().manual_seed(5)
-        prompts = [torch.randint(17, 40000, (8 + 3 * i,), generator=generator).tolist() for i in range(3)]
-        out = {"cases": cases(model, model.config.vocab_size, prompts, 16)}
-        pathlib.Path(sys.argv[3]).write_text(json.dumps(out))
+    if len(sys.argv) == 3 and sys.argv[1] == "--real":
+        path = pathlib.Path(sys.argv[2])
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        found = []
+        for number, text in enumerate(["The old lighthouse keeper opened the door and", "A good recipe for bread begins with", "In computing, a queue is"]):
+            prompt = tokenizer(text)["input_ids"]
+            for length_penalty, early_stopping in ((1.0, False), (0.0, True), (2.0, False)):
+                full_stop = tokenizer(".")["input_ids"]
+                found.append(search(model, prompt, 2 + number, 2, length_penalty, early_stopping, 16, sorted({2, *full_stop})))
+        (HERE / "beams_smollm2.json").write_text(json.dumps({"cases": found}) + "\n")
         return
     model = tiny_model()
     generator = torch.Generator().manual_seed(3)

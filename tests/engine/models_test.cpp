@@ -78,6 +78,23 @@ TEST(Models, BeamsAreThoseOfHuggingFace) {
   compare_beams(*core, read_json(goldens() / "beams.json"));
 }
 
+// The real model, from where the full test run has it.
+fs::path real_model() {
+  if (const char* path = std::getenv("QUIRE_MODEL")) return path;
+  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
+  const fs::path root = cache && *cache ? fs::path(cache) : fs::path(home ? home : "/") / ".cache";
+  return root / "quire" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf";
+}
+
+TEST(Models, BeamsOfTheRealModelAreThoseOfHuggingFace) {
+  if (!full()) GTEST_SKIP() << "set QUIRE_FULL=1";
+  if (!fs::exists(real_model())) GTEST_SKIP() << real_model() << " is not there";
+  const ModelOn model("reference", real_model());
+  FixtureOptions o = plenty();
+  o.max_sequences = 8;
+  compare_beams(*model.engine(o), read_json(goldens() / "beams_smollm2.json"));
+}
+
 // ---- The same tokens, whatever the batch, the chunks, the sharing and preemption.
 
 class OnBackend : public testing::TestWithParam<const char*> {};
@@ -146,6 +163,28 @@ TEST_P(OnBackend, TheSameTokensHoweverTheWorkIsCutUp) {
       const Stats stats = core->stats();
       EXPECT_GT(mode == PreemptionMode::swap ? stats.preemptions_swap : stats.preemptions_recompute, 0u);
     }
+}
+
+TEST_P(OnBackend, TheRealModelSaysTheSameHoweverTheWorkIsCutUp) {
+  if (!full()) GTEST_SKIP() << "set QUIRE_FULL=1";
+  if (!fs::exists(real_model())) GTEST_SKIP() << real_model() << " is not there";
+  const ModelOn model(GetParam(), real_model());
+  if (!model.available()) GTEST_SKIP() << model.why();
+  Workload work(model.vocab_size());
+  work.requests.resize(6);
+  FixtureOptions o = plenty();
+  o.prefix_cache = false;
+  const auto alone = work.run(*model.engine(o), false);
+  o.prefix_cache = true;
+  EXPECT_EQ(work.run(*model.engine(o), true), alone) << "together";
+  for (PreemptionMode mode : {PreemptionMode::swap, PreemptionMode::recompute}) {
+    FixtureOptions tight = o;
+    tight.blocks = 20;
+    tight.max_context = 100;
+    tight.max_chunk = mode == PreemptionMode::swap ? 5 : 0;
+    tight.preemption = mode;
+    EXPECT_EQ(work.run(*model.engine(tight), true), alone) << "preempted";
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, OnBackend, testing::Values("reference", "vulkan"),
