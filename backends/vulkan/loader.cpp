@@ -68,7 +68,15 @@ void open_loader() {
     throw Failure(QUIRE_UNSUPPORTED,
                   "there is no Vulkan loader on this machine (libvulkan.so.1): install libvulkan1 and a Vulkan driver "
                   "such as mesa-vulkan-drivers");
-  opened = true;
+  // An instance that stays: else the loader unloads the driver with the last instance, and NVIDIA's (580) can't be
+  // loaded again after some thirty times.
+  VkApplicationInfo application{VK_STRUCTURE_TYPE_APPLICATION_INFO};
+  application.apiVersion = VK_API_VERSION_1_2;
+  VkInstanceCreateInfo create{VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO};
+  create.pApplicationInfo = &application;
+  static VkInstance lasting = VK_NULL_HANDLE;
+  if (volkGetInstanceVersion() >= VK_API_VERSION_1_2) vkCreateInstance(&create, nullptr, &lasting);
+  opened = lasting != VK_NULL_HANDLE;
 }
 
 bool has_layer(const char* name) {

@@ -44,9 +44,9 @@ std::string grouped(const std::string& digits, char group) {
 
 std::string in_base(Integer value, int base, bool upper) { // value >= 0
   if (value == 0) return "0";
+  const char* figures = upper ? "0123456789ABCDEF" : "0123456789abcdef";
   std::string digits;
-  for (; value != 0; value /= base)
-    digits += (upper ? "0123456789ABCDEF" : "0123456789abcdef")[static_cast<int>(value % base)];
+  for (; value != 0; value /= base) digits += figures[static_cast<int>(value % base)];
   std::reverse(digits.begin(), digits.end());
   return digits;
 }
