@@ -28,7 +28,7 @@ void main() {
     for (uint n = 1; n < max_pieces; ++n)
       if (n == expert / p.piece_experts) set[0].part = pieces[n];
     set[0].panel = expert % p.piece_experts * p.expert_panels + gl_WorkGroupID.x;
-    uint64_t x[cols];
+    Column x[num_columns];
     x[0] = p.x + (uint64_t(token) * p.x_stride + choice * p.x_expert_stride) * 4;
     float sums[num_sums];
     [[unroll]] for (uint i = 0; i < num_sums; ++i) sums[i] = 0.0;

@@ -35,9 +35,8 @@ void main() {
     set[i].panel = p.glu != 0 ? panel : panel - parts[part].first_panel;
   }
   const uint column0 = gl_WorkGroupID.x * cols;
-  uint64_t x[cols];
-  [[unroll]] for (uint c = 0; c < cols; ++c)
-    x[c] = p.x + uint64_t(min(column0 + c, count - 1)) * p.x_stride * 4;
+  Column x[num_columns];
+  find_columns(p.x, p.x_stride, column0, count, x);
 
   float totals[num_sums];
   [[unroll]] for (uint i = 0; i < num_sums; ++i) totals[i] = 0.0;

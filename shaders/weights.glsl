@@ -11,6 +11,21 @@
 #ifndef QUIRE_WEIGHTS_GLSL
 #define QUIRE_WEIGHTS_GLSL
 
+// A plane's words, word pairs and word quads. TEXELS: planes are not addresses but bytes in a buffer that is seen through texel views:
+// llvmpipe loads an address lane by lane in a loop, texels in straight vector code (several times as fast).
+#ifdef TEXELS
+layout(set = 1, binding = 1) uniform usamplerBuffer weights1;
+layout(set = 1, binding = 2) uniform usamplerBuffer weights2;
+layout(set = 1, binding = 3) uniform usamplerBuffer weights4;
+uint load1(uint64_t plane, uint i) { return texelFetch(weights1, int((uint(plane) >> 2) + i)).x; }
+uvec2 load2(uint64_t plane, uint i) { return texelFetch(weights2, int((uint(plane) >> 3) + i)).xy; }
+uvec4 load4(uint64_t plane, uint i) { return texelFetch(weights4, int((uint(plane) >> 4) + i)); }
+#else
+uint load1(uint64_t plane, uint i) { return ReadUint(plane).at[i]; }
+uvec2 load2(uint64_t plane, uint i) { return ReadUint2(plane).at[i]; }
+uvec4 load4(uint64_t plane, uint i) { return ReadUint4(plane).at[i]; }
+#endif
+
 #define F32 0
 #define F16 1
 #define BF16 2
@@ -51,7 +66,7 @@ Scale scale_of(Aux aux, uint s) { return Scale(0.0); }
 struct Aux { uint dm; };
 struct Scale { float d, m; };
 Aux load_aux(WeightPart part, uint super_index, uint row) {
-  return Aux(ReadUint(part.aux).at[super_index * panel_rows + row]);
+  return Aux(load1(part.aux, super_index * panel_rows + row));
 }
 Scale scale_of(Aux aux, uint s) {
   const vec2 dm = unpackHalf2x16(aux.dm);
@@ -62,7 +77,7 @@ Scale scale_of(Aux aux, uint s) {
 struct Aux { uint dd; };
 struct Scale { float d; };
 Aux load_aux(WeightPart part, uint super_index, uint row) {
-  return Aux(ReadUint(part.aux).at[super_index * panel_rows + row]);
+  return Aux(load1(part.aux, super_index * panel_rows + row));
 }
 Scale scale_of(Aux aux, uint s) {
   const vec2 dd = unpackHalf2x16(aux.dd);
@@ -73,10 +88,9 @@ Scale scale_of(Aux aux, uint s) {
 struct Aux { float d, dmin; uint a, b, c; };
 struct Scale { float d, m; };
 Aux load_aux(WeightPart part, uint super_index, uint row) {
-  ReadUint words = ReadUint(part.aux);
   const uint i = super_index * 4 * panel_rows + row;
-  const vec2 d = unpackHalf2x16(words.at[i]);
-  return Aux(d.x, d.y, words.at[i + panel_rows], words.at[i + 2 * panel_rows], words.at[i + 3 * panel_rows]);
+  const vec2 d = unpackHalf2x16(load1(part.aux, i));
+  return Aux(d.x, d.y, load1(part.aux, i + panel_rows), load1(part.aux, i + 2 * panel_rows), load1(part.aux, i + 3 * panel_rows));
 }
 Scale scale_of(Aux aux, uint s) {
   const uint shift = (s & 3u) * 8u;
@@ -89,11 +103,10 @@ Scale scale_of(Aux aux, uint s) {
 struct Aux { float d; uint scales[4]; };
 struct Scale { float d[2]; };
 Aux load_aux(WeightPart part, uint super_index, uint row) {
-  ReadUint words = ReadUint(part.aux);
   const uint i = super_index * 5 * panel_rows + row;
   Aux aux;
-  aux.d = unpackHalf2x16(words.at[i]).x;
-  [[unroll]] for (uint w = 0; w < 4; ++w) aux.scales[w] = words.at[i + (w + 1) * panel_rows];
+  aux.d = unpackHalf2x16(load1(part.aux, i)).x;
+  [[unroll]] for (uint w = 0; w < 4; ++w) aux.scales[w] = load1(part.aux, i + (w + 1) * panel_rows);
   return aux;
 }
 Scale scale_of(Aux aux, uint s) { // two signed bytes a block
@@ -109,13 +122,12 @@ Scale scale_of(Aux aux, uint s) { // two signed bytes a block
 struct Aux { float d, dmin; uint scales[4]; };
 struct Scale { float d[2]; float m[2]; };
 Aux load_aux(WeightPart part, uint super_index, uint row) {
-  ReadUint words = ReadUint(part.aux);
   const uint i = super_index * 5 * panel_rows + row;
-  const vec2 d = unpackHalf2x16(words.at[i]);
+  const vec2 d = unpackHalf2x16(load1(part.aux, i));
   Aux aux;
   aux.d = d.x;
   aux.dmin = d.y;
-  [[unroll]] for (uint w = 0; w < 4; ++w) aux.scales[w] = words.at[i + (w + 1) * panel_rows];
+  [[unroll]] for (uint w = 0; w < 4; ++w) aux.scales[w] = load1(part.aux, i + (w + 1) * panel_rows);
   return aux;
 }
 Scale scale_of(Aux aux, uint s) { // two bytes a block: scale and minimum, 4 bits each
@@ -133,10 +145,9 @@ Scale scale_of(Aux aux, uint s) { // two bytes a block: scale and minimum, 4 bit
 struct Aux { float d; uint a, b, c; };
 struct Scale { float d[2]; };
 Aux load_aux(WeightPart part, uint super_index, uint row) {
-  ReadUint words = ReadUint(part.aux);
   const uint i = super_index * 4 * panel_rows + row;
-  return Aux(unpackHalf2x16(words.at[i]).x, words.at[i + panel_rows], words.at[i + 2 * panel_rows],
-             words.at[i + 3 * panel_rows]);
+  return Aux(unpackHalf2x16(load1(part.aux, i)).x, load1(part.aux, i + panel_rows), load1(part.aux, i + 2 * panel_rows),
+             load1(part.aux, i + 3 * panel_rows));
 }
 Scale scale_of(Aux aux, uint s) { // scale i: low nibble i / 8 of byte i % 8 (a, b), high bits i / 4 of byte i % 4 (c)
   Scale scale;
@@ -158,15 +169,14 @@ struct Quants { uint none; };
 #if FORMAT == F32
 struct Octet { uvec4 low, high; };
 Octet load_octet(WeightPart part, uint index, uint row, uint u) {
-  ReadUint4 words = ReadUint4(part.quants);
   const uint i = (index * 8 + 2 * u) * panel_rows + row;
-  return Octet(words.at[i], words.at[i + panel_rows]);
+  return Octet(load4(part.quants, i), load4(part.quants, i + panel_rows));
 }
 float unpack(Octet o, Scale scale, uint j) { return uintBitsToFloat(j < 4 ? o.low[j] : o.high[j - 4]); }
 #elif FORMAT == Q8_0
 struct Octet { uvec2 q; };
 Octet load_octet(WeightPart part, uint index, uint row, uint u) {
-  return Octet(ReadUint2(part.quants).at[(index * 4 + u) * panel_rows + row]);
+  return Octet(load2(part.quants, (index * 4 + u) * panel_rows + row));
 }
 float unpack(Octet o, Scale scale, uint j) {
   return scale.d * float(int(o.q[j / 4] << (24 - j % 4 * 8)) >> 24);
@@ -174,7 +184,7 @@ float unpack(Octet o, Scale scale, uint j) {
 #else
 struct Octet { uvec4 q; };
 Octet load_octet(WeightPart part, uint index, uint row, uint u) {
-  return Octet(ReadUint4(part.quants).at[(index * 4 + u) * panel_rows + row]);
+  return Octet(load4(part.quants, (index * 4 + u) * panel_rows + row));
 }
 #if FORMAT == F16
 float unpack(Octet o, Scale scale, uint j) { return unpackHalf2x16(o.q[j / 2])[j % 2]; }
@@ -204,9 +214,9 @@ struct Octet {
 };
 Quants load_quants(WeightPart part, uint index, uint row) {
   Quants quants;
-  quants.q = ReadUint2(part.quants).at[index * panel_rows + row];
+  quants.q = load2(part.quants, index * panel_rows + row);
 #if FORMAT == Q3_K
-  quants.high = ReadUint(part.high).at[index * panel_rows + row];
+  quants.high = load1(part.high, index * panel_rows + row);
 #endif
   return quants;
 }
@@ -252,11 +262,11 @@ struct Octet {
 };
 Quants load_quants(WeightPart part, uint index, uint row) {
   Quants quants;
-  quants.q = ReadUint4(part.quants).at[index * panel_rows + row];
+  quants.q = load4(part.quants, index * panel_rows + row);
 #ifdef FIFTH_BIT
-  quants.high = ReadUint(part.high).at[index * panel_rows + row];
+  quants.high = load1(part.high, index * panel_rows + row);
 #elif FORMAT == Q6_K
-  quants.high = ReadUint2(part.high).at[index * panel_rows + row];
+  quants.high = load2(part.high, index * panel_rows + row);
 #endif
   return quants;
 }

@@ -9,8 +9,8 @@
 namespace quire::vulkan {
 
 VulkanInstance::VulkanInstance(const InstanceOptions& options)
-    : progress_(options.progress), fuse_(options.fuse), device_(std::make_unique<Device>(options.device)),
-      memory_(std::make_unique<Memory>(*device_)),
+    : progress_(options.progress), fuse_(options.fuse), texels_(options.texels),
+      device_(std::make_unique<Device>(options.device)), memory_(std::make_unique<Memory>(*device_)),
       pipelines_(std::make_unique<Pipelines>(*device_, options.cache_dir)) {
   if (options.largest_buffer != 0)
     memory_->set_largest_buffer(std::min(options.largest_buffer, memory_->largest_buffer()));
@@ -59,7 +59,8 @@ quire_memory_info VulkanInstance::memory() {
 
 uint32_t VulkanInstance::compile(const quire_program& program, const quire_limits& limits) {
   device_->check_usable();
-  auto made = std::make_unique<Program>(*memory_, *pipelines_, program, limits, Program::Options{fuse_, progress_});
+  auto made =
+      std::make_unique<Program>(*memory_, *pipelines_, program, limits, Program::Options{fuse_, texels_, progress_});
   programs_.push_back({std::move(made), nullptr});
   pipelines_->save();
   return static_cast<uint32_t>(programs_.size());

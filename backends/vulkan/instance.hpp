@@ -28,6 +28,7 @@ struct InstanceOptions {
   std::string cache_dir;
   std::function<void(uint64_t done, uint64_t total)> progress;
   bool fuse = true;            // false: every op a dispatch of its own, for tests
+  bool texels = true;          // false: no texel views, for tests
   uint64_t largest_buffer = 0; // bytes; 0 = the device's own, less for tests of splitting
 };
 
@@ -81,6 +82,7 @@ class VulkanInstance : public Instance {
 
   std::function<void(uint64_t, uint64_t)> progress_;
   bool fuse_;
+  bool texels_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Memory> memory_;
   std::unique_ptr<Pipelines> pipelines_;

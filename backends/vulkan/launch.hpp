@@ -62,6 +62,7 @@ struct Dispatch {
   int32_t columns_constant = -1; // index in constants
   uint32_t columns_count = 0;    // count_*
   bool gated = false;            // a linear with glu
+  int32_t texels = -1;           // reads through the texel views of this buffer of weights; -1: by addresses
 
   template <class Params> void set_parameters(const Params& params) {
     static_assert(std::is_trivially_copyable_v<Params>);

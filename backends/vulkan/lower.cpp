@@ -12,8 +12,8 @@
 
 namespace quire::vulkan {
 
-KernelShape::KernelShape(const Traits& traits)
-    : cpu(traits.cpu), subgroup(traits.subgroup),
+KernelShape::KernelShape(const Traits& traits, bool use_texels)
+    : cpu(traits.cpu), texels(traits.cpu && use_texels), subgroup(traits.subgroup),
       small_group(traits.cpu ? traits.subgroup : std::max(64u, traits.subgroup)),
       element_group(traits.cpu ? traits.subgroup : 256u), element_columns(traits.cpu ? 512u : 256u),
       reduce_group(traits.cpu ? 256u

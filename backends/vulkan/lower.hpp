@@ -20,8 +20,10 @@ namespace quire::vulkan {
 
 // How kernels are shaped on this device.
 struct KernelShape {
-  explicit KernelShape(const Traits& traits);
+  // texels: linear layers may read through texel views where that is faster.
+  KernelShape(const Traits& traits, bool texels);
   bool cpu;
+  bool texels;
   uint32_t subgroup;
   uint32_t small_group;     // invocations of a workgroup of short rows
   uint32_t element_group;   // of elementwise ops ...

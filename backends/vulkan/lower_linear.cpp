@@ -28,6 +28,26 @@ Partition partition_of(const KernelShape& shape, uint32_t blocks, uint32_t super
 
 } // namespace
 
+// Turns addresses into bytes within the buffers that texel views show; returns which buffer of weights, or -1 where one
+// launch would need several, or activations don't begin at whole texels.
+int32_t Lowering::through_texels(LinearParams& params, std::vector<WeightPart>& parts) const {
+  constexpr uint32_t texel_floats = 4;
+  const address x = params.x - c_.scratch;
+  if (!c_.shape.texels || x % (texel_floats * 4) != 0 || params.x_stride % texel_floats != 0) return -1;
+  const uint32_t buffer = c_.store.buffer_of(parts[0].quants);
+  if (std::any_of(parts.begin(), parts.end(),
+                  [&](const WeightPart& part) { return c_.store.buffer_of(part.quants) != buffer; }))
+    return -1;
+  params.x = x;
+  const address base = c_.store.buffers()[buffer].address();
+  for (WeightPart& part : parts) {
+    part.quants -= base;
+    part.high -= base;
+    part.aux -= base;
+  }
+  return static_cast<int32_t>(buffer);
+}
+
 void Lowering::linear(const Unit& unit) {
   const quire_op& own = op(unit.ops[0]);
   const quire_linear& linear = own.u.linear;
@@ -60,11 +80,15 @@ void Lowering::linear(const Unit& unit) {
   }
   assert(!gated || rows.size() == 2);
   for (std::size_t first = 0; first < rows.size();) {
-    // One dispatch for neighbours of one format.
+    // One dispatch for neighbours of one format, and where texel views show them, of one buffer.
+    const uint32_t buffer = c_.store.buffer_of(rows[first].part.quants);
+    const auto fits = [&](const Row& row) {
+      return gated || !c_.shape.texels || c_.store.buffer_of(row.part.quants) == buffer;
+    };
     std::vector<WeightPart> parts;
     const uint32_t format = rows[first].format;
     uint32_t panels = 0;
-    while (first < rows.size() && rows[first].format == format && parts.size() < max_parts) {
+    while (first < rows.size() && rows[first].format == format && parts.size() < max_parts && fits(rows[first])) {
       WeightPart part = rows[first++].part;
       part.first_panel = panels;
       panels += (part.rows + panel_rows - 1) / panel_rows;
@@ -92,9 +116,12 @@ void Lowering::linear(const Unit& unit) {
     params.softcap = linear.softcap;
     params.glu = gated ? last.u.glu.activation + 1 : 0;
     const uint32_t row_lanes = c_.shape.cpu ? std::min(c_.shape.subgroup, panel_rows) : panel_rows;
-    // constants: row_lanes, sets, cols, splits, broadcast, shared_floats; cols and shared_floats are set when recorded
-    Dispatch& dispatch = add(format_shader("linear", format), row_lanes * partition.splits,
-                             {row_lanes, gated ? 2u : 1u, 1, partition.splits, c_.shape.cpu ? 1u : 0u, 1}, unit);
+    // row_lanes, sets, cols, splits, broadcast, shared_floats; cols and shared_floats are set when recorded
+    const int32_t texels = through_texels(params, parts);
+    std::vector<uint32_t> constants = {row_lanes, gated ? 2u : 1u, 1, partition.splits, c_.shape.cpu ? 1u : 0u, 1};
+    Dispatch& dispatch = add(format_shader("linear", format) + (texels >= 0 ? "_texels" : ""),
+                             row_lanes * partition.splits, std::move(constants), unit);
+    dispatch.texels = texels;
     dispatch.set_parameters(params);
     dispatch.append_parameters(parts);
     dispatch.columns_constant = 2;

@@ -41,6 +41,7 @@ class Lowering {
   void embed(const Unit& unit);
   void norm(const Unit& unit);
   void linear(const Unit& unit);
+  int32_t through_texels(LinearParams& params, std::vector<WeightPart>& parts) const;
   void rope_store(const Unit& unit);
   void attend(const Unit& unit);
   void element(const Unit& unit);

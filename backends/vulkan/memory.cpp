@@ -67,7 +67,8 @@ Buffer Memory::allocate(uint64_t bytes, MemoryKind kind, MemoryUse use, const ch
   create.size = bytes;
   create.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_UNIFORM_BUFFER_BIT |
                  VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT |
-                 VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT;
+                 VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT |
+                 VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT;
   if (const VkResult result = vk.vkCreateBuffer(device_.handle(), &create, nullptr, &buffer.buffer_);
       result != VK_SUCCESS)
     out_of_memory(result_name(result));

@@ -1,6 +1,7 @@
 #include "pipelines.hpp"
 
 #include "shaders.hpp"
+#include "texels.hpp"
 
 #include <quire/plugin_check.hpp>
 
@@ -55,9 +56,11 @@ Pipelines::Pipelines(Device& device, const std::string& cache_dir)
     set.pBindings = bindings;
     check(vk.vkCreateDescriptorSetLayout(device_.handle(), &set, nullptr, &set_layout_),
           "creating a descriptor layout");
+    texel_layout_ = make_texel_layout(device_);
+    const VkDescriptorSetLayout sets[2] = {set_layout_, texel_layout_};
     VkPipelineLayoutCreateInfo layout{VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO};
-    layout.setLayoutCount = 1;
-    layout.pSetLayouts = &set_layout_;
+    layout.setLayoutCount = 2;
+    layout.pSetLayouts = sets;
     check(vk.vkCreatePipelineLayout(device_.handle(), &layout, nullptr, &layout_), "creating a pipeline layout");
     std::vector<char> data;
     if (!file_.empty()) data = read_file(file_);
@@ -86,6 +89,7 @@ void Pipelines::destroy() {
   for (const VkDescriptorPool pool : pools_) vk.vkDestroyDescriptorPool(device_.handle(), pool, nullptr);
   vk.vkDestroyPipelineCache(device_.handle(), cache_, nullptr);
   vk.vkDestroyPipelineLayout(device_.handle(), layout_, nullptr);
+  vk.vkDestroyDescriptorSetLayout(device_.handle(), texel_layout_, nullptr);
   vk.vkDestroyDescriptorSetLayout(device_.handle(), set_layout_, nullptr);
 }
 

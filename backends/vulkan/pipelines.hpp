@@ -1,8 +1,9 @@
 // Pipelines by shader and constants, and their cache on disk.
 //
 // Every pipeline has one layout: set 0 with the launch's parameters (dynamic uniform buffer) and the step (uniform
-// buffer). Constants 0 and 1 are always the workgroup's and the subgroup's sizes. Errors: Failure; an unreadable or
-// foreign cache file is ignored. Threads: confined to the instance's thread.
+// buffer), set 1 with texel views (texels.hpp), which few shaders read. Constants 0 and 1 are always the workgroup's
+// and the subgroup's sizes. Errors: Failure; an unreadable or foreign cache file is ignored. Threads: confined to the
+// instance's thread.
 #pragma once
 
 #include "device.hpp"
@@ -30,6 +31,7 @@ class Pipelines {
   // workgroup: invocations, a multiple of the subgroup. constants: specialization constants from 2 on.
   VkPipeline get(std::string_view shader, uint32_t workgroup, const std::vector<uint32_t>& constants);
   VkPipelineLayout layout() const { return layout_; }
+  VkDescriptorSetLayout texel_layout() const { return texel_layout_; }
   // A set over a parameter buffer (from its start, parameter_bytes at each dynamic offset) and a step buffer. Lives as
   // long as this.
   VkDescriptorSet describe(VkBuffer parameters, VkBuffer step, uint64_t step_bytes);
@@ -54,6 +56,7 @@ class Pipelines {
   bool loaded_ = false;
   uint32_t saved_ = 0;
   VkDescriptorSetLayout set_layout_ = VK_NULL_HANDLE;
+  VkDescriptorSetLayout texel_layout_ = VK_NULL_HANDLE;
   VkPipelineLayout layout_ = VK_NULL_HANDLE;
   VkPipelineCache cache_ = VK_NULL_HANDLE;
   std::vector<VkDescriptorPool> pools_;

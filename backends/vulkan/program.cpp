@@ -39,9 +39,10 @@ void check_limits(const quire_program& program, const quire_limits& limits) {
 
 Program::Program(Memory& memory, Pipelines& pipelines, const quire_program& program, const quire_limits& limits,
                  const Options& options)
-    : memory_(memory), pipelines_(pipelines), shape_(memory.device().traits()),
+    : memory_(memory), pipelines_(pipelines), shape_(memory.device().traits(), options.texels),
       limits_((check_limits(program, limits), limits)), kv_(program, limits), vocab_(program.vocab_size),
-      weights_(memory) {
+      weights_(memory, shape_.texels ? std::min(memory.largest_buffer(), largest_texel_buffer(memory.device()))
+                                     : memory.largest_buffer()) {
   const Units units = plan_units(program, options.fuse, memory.largest_buffer());
   PlanOptions plan_options;
   plan_options.launch_of_op = units.unit_of_op;
@@ -109,6 +110,9 @@ Program::Program(Memory& memory, Pipelines& pipelines, const quire_program& prog
     throw Failure(QUIRE_UNSUPPORTED, "the program has too many distinct shapes for the Vulkan backend");
   step_ = memory.allocate(step_size, MemoryKind::device, MemoryUse::scratch, "the step");
   set_ = pipelines_.describe(parameters_.handle(), step_.handle(), sizeof(StepBlock));
+  if (shape_.texels)
+    for (const Buffer& buffer : weights_.buffers())
+      texels_.push_back(std::make_unique<TexelViews>(memory.device(), pipelines.texel_layout(), scratch_, buffer));
   warm_up();
 }
 
@@ -199,6 +203,10 @@ bool Program::record_dispatch(VkCommandBuffer commands, const Bucket& bucket, st
   vk.vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline_of(dispatch, bucket));
   const auto offset = static_cast<uint32_t>(index * parameter_stride_);
   vk.vkCmdBindDescriptorSets(commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipelines_.layout(), 0, 1, &set_, 1, &offset);
+  if (dispatch.texels >= 0) {
+    const VkDescriptorSet set = texels_[static_cast<std::size_t>(dispatch.texels)]->set();
+    vk.vkCmdBindDescriptorSets(commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipelines_.layout(), 1, 1, &set, 0, nullptr);
+  }
   vk.vkCmdDispatchIndirect(commands, step_.handle(),
                            sizeof(StepBlock) + static_cast<uint64_t>(grid) * sizeof(VkDispatchIndirectCommand));
   return true;

@@ -12,6 +12,7 @@
 #include "memory.hpp"
 #include "pipelines.hpp"
 #include "profile.hpp"
+#include "texels.hpp"
 #include "weights.hpp"
 
 #include <quire/plan.hpp>
@@ -46,6 +47,7 @@ class Program {
  public:
   struct Options {
     bool fuse = true;
+    bool texels = true; // where the device is better off with them
     std::function<void(uint64_t done, uint64_t total)> progress;
   };
   Program(Memory& memory, Pipelines& pipelines, const quire_program& program, const quire_limits& limits,
@@ -111,6 +113,7 @@ class Program {
   Buffer parameters_;
   Buffer step_;
   VkDescriptorSet set_ = VK_NULL_HANDLE;
+  std::vector<std::unique_ptr<TexelViews>> texels_; // by buffer of weights
   uint32_t parameter_stride_ = 0;
   std::vector<Dispatch> dispatches_;
   std::vector<OpWork> work_;

@@ -94,7 +94,7 @@ SampleBatch::SampleBatch(std::span<const quire_sampling_row> given, const Sample
 }
 
 SampleScratch::SampleScratch(Memory& memory, Pipelines& pipelines) : memory_(memory), pipelines_(pipelines) {
-  const KernelShape shape(memory.device().traits());
+  const KernelShape shape(memory.device().traits(), false);
   subgroup_ = shape.subgroup;
   element_group_ = shape.element_group;
   reduce_group_ = shape.reduce_group;

@@ -61,7 +61,7 @@ uint32_t WeightStore::add_matrix(const quire_weight& weight) {
             extent.blocks, extent.expert_panels, 0,           {}};
   // A piece has whole experts where there are several.
   const uint64_t unit = weight.experts > 1 ? extent.expert_panels : 1;
-  const uint64_t most = memory_.largest_buffer() / std::max<uint64_t>(extent.panel_bytes() * unit, 1) * unit;
+  const uint64_t most = largest_buffer_ / std::max<uint64_t>(extent.panel_bytes() * unit, 1) * unit;
   matrix.piece_panels = std::min(most, extent.panels);
   const uint64_t pieces = most == 0 ? max_pieces + 1 : (extent.panels + most - 1) / most;
   if (pieces > max_pieces)
@@ -92,11 +92,19 @@ uint32_t WeightStore::add_words(std::vector<uint32_t> words) {
 
 WeightStore::Place WeightStore::reserve(uint64_t bytes) {
   bytes = align_up(bytes, 256);
-  if (sizes_.empty() || sizes_.back() + bytes > memory_.largest_buffer()) sizes_.push_back(0);
+  if (sizes_.empty() || sizes_.back() + bytes > largest_buffer_) sizes_.push_back(0);
   const Place place{sizes_.size() - 1, sizes_.back()};
   sizes_.back() += bytes;
   bytes_ += bytes;
   return place;
+}
+
+uint32_t WeightStore::buffer_of(address where) const {
+  const auto found = std::find_if(buffers_.begin(), buffers_.end(), [&](const Buffer& buffer) {
+    return where >= buffer.address() && where < buffer.address() + buffer.bytes();
+  });
+  assert(found != buffers_.end());
+  return static_cast<uint32_t>(found - buffers_.begin());
 }
 
 void WeightStore::load(const std::function<void(uint64_t, uint64_t)>& progress) {

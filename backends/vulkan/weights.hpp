@@ -29,7 +29,8 @@ struct Matrix {
 
 class WeightStore {
  public:
-  explicit WeightStore(Memory& memory) : memory_(memory) {}
+  // largest_buffer: bytes; no more than the memory's.
+  WeightStore(Memory& memory, uint64_t largest_buffer) : memory_(memory), largest_buffer_(largest_buffer) {}
 
   // The same weight may be added again, for either use: it is loaded once for each. Return handles.
   uint32_t add_matrix(const quire_weight& weight);
@@ -41,6 +42,9 @@ class WeightStore {
   const Matrix& matrix(uint32_t handle) const { return entries_[handle].matrix; }
   address vector(uint32_t handle) const { return entries_[handle].where; }
   uint64_t bytes() const { return bytes_; }
+  // Once loaded. The buffer that an address lies in.
+  const std::vector<Buffer>& buffers() const { return buffers_; }
+  uint32_t buffer_of(address where) const;
 
  private:
   struct Entry {
@@ -61,6 +65,7 @@ class WeightStore {
   address address_of(const Place& place) const { return buffers_[place.buffer].address() + place.offset; }
 
   Memory& memory_;
+  uint64_t largest_buffer_;
   std::vector<Entry> entries_;
   std::vector<uint64_t> sizes_; // of the buffers, while planning
   std::vector<Buffer> buffers_;

@@ -186,6 +186,14 @@ TEST_F(VulkanInstanceTest, FusionsGiveTheSameBits) {
   EXPECT_EQ(run_prompt(one, *program_), run_prompt(other, *program_));
 }
 
+// Only a CPU device reads through texels; elsewhere both are the same.
+TEST_F(VulkanInstanceTest, TexelsGiveTheSameBitsAsAddresses) {
+  InstanceOptions texels, addresses;
+  addresses.texels = false;
+  VulkanInstance one(texels), other(addresses);
+  EXPECT_EQ(run_prompt(one, *program_), run_prompt(other, *program_));
+}
+
 TEST_F(VulkanInstanceTest, ThePipelineCacheIsWrittenAndReadBack) {
   const quire::test::TempFolder folder;
   InstanceOptions options;
