@@ -4,6 +4,7 @@
 //       every op and verb against float64, over random shapes
 //   quire-tests oracle [--backend ...] [--model FILE] [--goldens FILE] [--chunk N] [--batch N]
 //       SmolLM2-135M-Instruct at Q4_1 against Hugging Face's logits and greedy tokens
+//       --brief: a selection that a change of the subgroup can break (ignored with --full)
 //   both: [--plugin FILE] [--device N] [--threads N] [--full] [--validate] [--cache-dir DIR]
 //
 // Exit codes: 0 passed, 1 failed, 2 wrong use, 77 the backend, its device or the model is not there (meson: skipped).
@@ -37,7 +38,7 @@ namespace {
   std::fprintf(
       stderr,
       "quire-tests: %s\n"
-      "usage: quire-tests conformance [--filter OP] [--seed S]\n"
+      "usage: quire-tests conformance [--filter OP] [--seed S] [--brief]\n"
       "       quire-tests oracle [--model FILE] [--goldens FILE] [--chunk N] [--batch N]\n"
       "both:  [--backend NAME] [--plugin FILE] [--device N] [--threads N] [--full] [--validate] [--cache-dir DIR]\n",
       what.c_str());
@@ -87,6 +88,8 @@ void parse(int argc, char** argv) {
       o.seed = number(flag, value());
     else if (flag == "--full")
       o.full = true;
+    else if (flag == "--brief")
+      o.brief = true;
     else if (flag == "--validate")
       o.validate = true;
     else
@@ -104,6 +107,11 @@ std::string gtest_filter(const std::string& word) {
   }
   return camel + ".*:*" + word + "*";
 }
+
+// What sums and hands values over subgroups, at its smallest.
+constexpr const char* kBrief =
+    "Linear.PartsOf*:Linear.OddInner*:ExpertLinear.*:Attend.ALargeStep:Attend.Layers*:Norm.*:Route.*:"
+    "Rope.*:Sampling.*:Model.ABatch*:Model.Sampled*";
 
 int run_conformance() {
   const int result = RUN_ALL_TESTS();
@@ -142,7 +150,10 @@ int main(int argc, char** argv) {
   using namespace quire::tests;
   testing::InitGoogleTest(&argc, argv);
   parse(argc, argv);
-  if (!options().filter.empty()) testing::GTEST_FLAG(filter) = gtest_filter(options().filter);
+  if (!options().filter.empty())
+    testing::GTEST_FLAG(filter) = gtest_filter(options().filter);
+  else if (options().brief && !options().full)
+    testing::GTEST_FLAG(filter) = kBrief;
   std::string why;
   bool absent = false;
   backend_plugin() = find_backend(options().backend, options().plugin, &why, &absent);

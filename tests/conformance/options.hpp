@@ -20,6 +20,7 @@ struct Options {
   uint32_t chunk = 0, batch = 0; // likewise; 0 = as usual
   bool oracle = false;           // the command
   bool full = false;
+  bool brief = false;
   bool validate = false;
   uint64_t seed = 1;
 };

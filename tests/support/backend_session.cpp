@@ -78,7 +78,7 @@ const quire_plugin* find_backend(const std::string& name, const std::string& pat
 }
 
 BackendSession::BackendSession(const quire_plugin& plugin, const Options& options)
-    : table_(*static_cast<const quire_backend*>(plugin.table)) {
+    : table_(*static_cast<const quire_backend*>(plugin.table)), complaint_(options.complaint) {
   quire_create_options create{};
   create.struct_size = sizeof(create);
   create.device = options.device;
@@ -88,7 +88,8 @@ BackendSession::BackendSession(const quire_plugin& plugin, const Options& option
   create.cache_dir = options.cache_dir.empty() ? nullptr : options.cache_dir.c_str();
   create.host = this;
   create.log = [](void* host, int32_t level, const char* message) {
-    if (level >= QUIRE_LOG_WARNING) static_cast<BackendSession*>(host)->complaints_.emplace_back(message);
+    const auto& complaint = static_cast<BackendSession*>(host)->complaint_;
+    if (level >= QUIRE_LOG_WARNING && complaint) complaint(message);
   };
   create.progress = [](void*, uint64_t, uint64_t) {};
   Verb verb("create");

@@ -6,6 +6,7 @@
 #include "quire/plugin.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -36,6 +37,9 @@ class BackendSession {
     uint32_t num_threads = 0;
     uint32_t validate = 0;
     std::string cache_dir;
+    // Called with each warning and error that the backend logs (validation layers report so), on any thread and to the
+    // end of the instance.
+    std::function<void(const std::string&)> complaint;
   };
   BackendSession(const quire_plugin& plugin, const Options& options);
   ~BackendSession();
@@ -44,8 +48,6 @@ class BackendSession {
 
   const quire_backend& table() const { return table_; }
   void* instance() const { return instance_; }
-  // Warnings and errors that the backend logged (validation layers report here).
-  const std::vector<std::string>& complaints() const { return complaints_; }
 
   quire_memory_info memory();
   uint32_t compile(const quire_program& program, const quire_limits& limits);
@@ -63,7 +65,7 @@ class BackendSession {
  private:
   const quire_backend& table_;
   void* instance_ = nullptr;
-  std::vector<std::string> complaints_;
+  std::function<void(const std::string&)> complaint_;
 };
 
 } // namespace quire::tests

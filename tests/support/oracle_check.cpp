@@ -40,10 +40,12 @@ Program load_program(const std::string& file) {
 
 class Check {
  public:
-  Check(const quire_plugin& backend, const OracleOptions& options)
-      : options_(options), goldens_(read_logit_goldens(options.goldens.empty() ? default_goldens() : options.goldens)),
+  // result outlives the check: the backend may complain to its very end.
+  Check(const quire_plugin& backend, const OracleOptions& options, OracleResult& result)
+      : result_(result), options_(options),
+        goldens_(read_logit_goldens(options.goldens.empty() ? default_goldens() : options.goldens)),
         program_(load_program(options.model)), row_error_(goldens_.vocab), random_(7),
-        session_(backend, options.session) {
+        session_(backend, with_complaints(options.session)) {
     if (options.full) {
       for (const GoldenPrompt& prompt : goldens_.prompts) prompts_.push_back(&prompt);
     } else {
@@ -72,7 +74,7 @@ class Check {
     result_.prompts = prompts_.size();
   }
 
-  OracleResult run() {
+  void run() {
     teacher_forced();
     result_.single_tokens_per_second = decode({prompts_.begin(), prompts_.begin() + 1});
     for (size_t first = 1; first < prompts_.size(); first += options_.batch) {
@@ -81,10 +83,13 @@ class Check {
           decode({prompts_.begin() + static_cast<ptrdiff_t>(first), prompts_.begin() + static_cast<ptrdiff_t>(end)});
       result_.batch_tokens_per_second = std::max(result_.batch_tokens_per_second, rate);
     }
-    return result_;
   }
 
  private:
+  BackendSession::Options with_complaints(BackendSession::Options session) {
+    session.complaint = [this](const std::string& message) { complain("the backend complained: " + message); };
+    return session;
+  }
   size_t index_of(const GoldenPrompt* prompt) const { return static_cast<size_t>(prompt - goldens_.prompts.data()); }
   void complain(const std::string& problem) {
     if (result_.problems.size() < 20) result_.problems.push_back(problem);
@@ -214,6 +219,7 @@ class Check {
     }
   }
 
+  OracleResult& result_;
   const OracleOptions options_;
   const LogitGoldens goldens_;
   const Program program_;
@@ -223,7 +229,6 @@ class Check {
   uint32_t id_ = 0;
   std::unique_ptr<Pager> pager_;
   std::vector<const GoldenPrompt*> prompts_;
-  OracleResult result_;
 };
 
 } // namespace
@@ -249,7 +254,9 @@ std::string OracleResult::summary(const OracleOptions& o) const {
 }
 
 OracleResult check_oracle(const quire_plugin& backend, const OracleOptions& options) {
-  return Check(backend, options).run();
+  OracleResult result;
+  Check(backend, options, result).run();
+  return result;
 }
 
 std::string find_test_model() {
