@@ -1,6 +1,7 @@
 #include "compile.hpp"
 
 #include "buckets.hpp"
+#include "chain.hpp"
 #include "launches.hpp"
 
 #include <algorithm>
@@ -150,6 +151,7 @@ std::unique_ptr<CompiledProgram> compile_program(const quire_program& program, c
   WorkspaceNeeds needs;
   needs.split_bytes = kSplitBytes;
   make_launches(program, fusion, context, c, needs);
+  make_chains(program, fusion, context, c);
   c.workspace = DeviceBuffer(needs.total(), "workspace");
   c.counters = DeviceBuffer(std::max<uint64_t>(needs.counters * 4, 256), "counters");
   check(cudaMemsetAsync(c.counters.data(), 0, c.counters.bytes(), context.stream), "clearing counters");
@@ -157,8 +159,29 @@ std::unique_ptr<CompiledProgram> compile_program(const quire_program& program, c
   return compiled;
 }
 
+uint32_t rows_of(const StepRun& run, uint32_t symbol) {
+  return symbol == QUIRE_TOKENS ? run.tokens : symbol == QUIRE_SEQUENCES ? run.sequences : run.rows;
+}
+
+std::vector<const Launch*> launches_of(const CompiledProgram& program, const StepRun& run) {
+  std::vector<const Launch*> launches;
+  launches.reserve(program.launches.size());
+  auto chain = program.chains.begin();
+  for (uint32_t i = 0; i < program.launches.size();) {
+    while (chain != program.chains.end() && chain->first < i) ++chain;
+    const uint32_t rows = chain == program.chains.end() ? 0 : rows_of(run, chain->symbol);
+    if (rows != 0 && chain->first == i && rows <= chain->max_rows) {
+      launches.push_back(&chain->launch);
+      i += chain->count;
+    } else {
+      launches.push_back(&program.launches[i++]);
+    }
+  }
+  return launches;
+}
+
 void run_program(const CompiledProgram& program, const StepRun& run) {
-  for (const Launch& launch : program.launches) launch.run(run);
+  for (const Launch* launch : launches_of(program, run)) launch->run(run);
 }
 
 } // namespace quire::cuda

@@ -54,6 +54,14 @@ struct ProgramData {
   uint32_t vocab = 0;
 };
 
+// One launch that stands for `count` launches from `first` on where a step has at most max_rows rows (chain.hpp).
+struct Chain {
+  uint32_t first = 0, count = 0;
+  uint32_t symbol = QUIRE_TOKENS; // what counts the rows
+  uint32_t max_rows = 0;
+  Launch launch;
+};
+
 struct CompiledProgram {
   ProgramData data;
   quire_limits limits{};
@@ -68,10 +76,15 @@ struct CompiledProgram {
   std::vector<KvGroupLayout> kv_layouts; // [groups]
   std::unique_ptr<KvCache> kv;           // once kv_create was called
   std::vector<Launch> launches;
+  std::vector<Chain> chains;             // rising
+  DeviceBuffer chain_values;             // that only a chain reads
+  DeviceBuffer chain_counters;           // one a chain, 64 bits
   std::vector<uint32_t> class_of_attend; // [ops]
 
   Tensor tensor(uint32_t value) const;
-  uint64_t scratch_bytes() const { return activations.bytes() + workspace.bytes() + counters.bytes(); }
+  uint64_t scratch_bytes() const {
+    return activations.bytes() + workspace.bytes() + counters.bytes() + chain_values.bytes();
+  }
 };
 
 struct CompileContext {
@@ -87,6 +100,12 @@ std::unique_ptr<CompiledProgram> compile_program(const quire_program& program, c
 
 // How each value is stored.
 std::vector<Type> plan_types(const quire_program& program);
+
+// Rows of a value in the step that runs.
+uint32_t rows_of(const StepRun& run, uint32_t symbol);
+
+// What carries out a step of so many rows, in order: launches, or chains in the place of some.
+std::vector<const Launch*> launches_of(const CompiledProgram& program, const StepRun& run);
 
 // Queues every launch of the program.
 void run_program(const CompiledProgram& program, const StepRun& run);

@@ -34,7 +34,8 @@ uint32_t CudaInstance::profile(const quire_step& step, uint32_t repetitions, std
     Queued queued;
     queue_step(step, target, false, queued);
     queued.run.queue.overlap = false; // a launch's time is its own
-    const size_t count = program.launches.size();
+    const std::vector<const Launch*> launches = launches_of(program, queued.run);
+    const size_t count = launches.size();
     std::vector<Event> events;
     for (size_t i = 0; i <= count; ++i) events.emplace_back(true);
     std::vector<std::vector<double>> seconds(count);
@@ -42,7 +43,7 @@ uint32_t CudaInstance::profile(const quire_step& step, uint32_t repetitions, std
       delay(queued.run.queue, kHeadStartUs);
       events[0].record(stream_.get());
       for (size_t i = 0; i < count; ++i) {
-        program.launches[i].run(queued.run);
+        launches[i]->run(queued.run);
         events[i + 1].record(stream_.get());
       }
       events[count].wait();
@@ -55,24 +56,24 @@ uint32_t CudaInstance::profile(const quire_step& step, uint32_t repetitions, std
       ++entries;
     };
     for (uint32_t op = 0; op < program.data.ops.size(); ++op) {
-      const auto launch = std::find_if(program.launches.begin(), program.launches.end(), [&](const Launch& l) {
-        return std::find(l.ops.begin(), l.ops.end(), op) != l.ops.end();
+      const auto launch = std::find_if(launches.begin(), launches.end(), [&](const Launch* l) {
+        return std::find(l->ops.begin(), l->ops.end(), op) != l->ops.end();
       });
       quire_op_time time{};
       time.op = op;
       const Cost cost = cost_of(program, op, step);
       time.bytes = cost.bytes, time.flops = cost.flops;
-      if (launch->ops.front() == op) {
-        std::vector<double>& taken = seconds[static_cast<size_t>(launch - program.launches.begin())];
+      if ((*launch)->ops.front() == op) {
+        std::vector<double>& taken = seconds[static_cast<size_t>(launch - launches.begin())];
         std::nth_element(taken.begin(), taken.begin() + static_cast<std::ptrdiff_t>(taken.size() / 2), taken.end());
         time.seconds = taken.empty() ? 0 : taken[taken.size() / 2];
-        time.num_fused = static_cast<uint32_t>(launch->ops.size());
+        time.num_fused = static_cast<uint32_t>((*launch)->ops.size());
         const uint32_t value = program.data.ops[op].out[0];
         const uint32_t symbol = value != 0 ? program.data.values[value - 1].rows : uint32_t{QUIRE_TOKENS};
         const uint32_t rows = symbol == QUIRE_TOKENS      ? step.num_tokens
                               : symbol == QUIRE_SEQUENCES ? step.num_sequences
                                                           : step.num_rows;
-        std::snprintf(time.kernel, sizeof time.kernel, "%s", launch->kernel(rows).c_str());
+        std::snprintf(time.kernel, sizeof time.kernel, "%s", (*launch)->kernel(rows).c_str());
       }
       put(time);
     }

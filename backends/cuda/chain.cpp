@@ -1,0 +1,260 @@
+#include "chain.hpp"
+
+#include "ops/linear_chain.hpp"
+
+#include <algorithm>
+#include <optional>
+
+namespace quire::cuda {
+namespace {
+
+constexpr int kLeastCapability = 80; // cp.async
+
+uint64_t align_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// A linear and the norm before it, by the groups that they are of.
+struct Phase {
+  const quire_op* norm = nullptr;
+  const quire_op* linear = nullptr;
+  const quire_op* glu = nullptr;
+
+  uint32_t out() const { return glu != nullptr ? glu->out[0] : linear->out[0]; }
+  uint32_t sum() const { return norm != nullptr ? norm->out[1] : 0; }
+};
+
+class ChainMaker {
+ public:
+  ChainMaker(const quire_program& program, const FusionPlan& fusion, const CompileContext& context, CompiledProgram& c)
+      : program_(program), fusion_(fusion), device_(context.device), c_(c) {}
+
+  void run() {
+    for (uint32_t i = 0; i < fusion_.groups.size();) {
+      const uint32_t count = chain_at(i);
+      i += std::max(count, 1u);
+    }
+    c_.chain_values = DeviceBuffer(std::max<uint64_t>(private_bytes_, 256), "values of chains");
+    c_.chain_counters = DeviceBuffer(std::max<uint64_t>(8 * args_.size(), 256), "counters of chains");
+    for (size_t i = 0; i < args_.size(); ++i) {
+      args_[i].arrivals = c_.chain_counters.as<unsigned long long>(8 * i);
+      settle(args_[i]);
+      read_ahead(args_[(i + 1) % args_.size()].phases[0].linear, args_[i]);
+      c_.chains[i].launch.run = [args = args_[i], blocks = device_.multiprocessors,
+                                 symbol = c_.chains[i].symbol](const StepRun& run) {
+        linear_chain(run.queue, blocks, rows_of(run, symbol), args);
+      };
+    }
+  }
+
+ private:
+  // Makes a chain of the groups from `first` on; how many it stands for.
+  uint32_t chain_at(uint32_t first) {
+    std::vector<Phase> phases;
+    std::vector<uint32_t> ends; // group behind each phase
+    uint32_t a = 0, b = 0, symbol = 0;
+    for (uint32_t at = first; phases.size() < kMaxPhases;) {
+      const std::optional<Phase> phase = phase_at(at);
+      if (!phase || !holds(*phase->linear, a, b)) break;
+      const uint32_t rows = c_.data.values[phase->out() - 1].rows;
+      if (phases.empty()) symbol = rows;
+      if (rows != symbol) break;
+      at += phase->norm != nullptr ? 2 : 1;
+      phases.push_back(*phase);
+      ends.push_back(at);
+    }
+    for (; !phases.empty(); phases.pop_back(), ends.pop_back()) {
+      ChainArgs args;
+      uint64_t bytes = 0;
+      if (!place(phases, first, ends.back(), args, bytes)) continue;
+      const uint32_t rows = std::min(chain_rows(args, device_.shared_bytes), kChainRows);
+      if (rows == 0) continue;
+      private_bytes_ = std::max(private_bytes_, bytes);
+      Chain chain;
+      chain.first = first, chain.count = ends.back() - first;
+      chain.symbol = symbol, chain.max_rows = rows;
+      for (uint32_t group = first; group < ends.back(); ++group)
+        chain.launch.ops.insert(chain.launch.ops.end(), fusion_.groups[group].ops.begin(),
+                                fusion_.groups[group].ops.end());
+      std::sort(chain.launch.ops.begin(), chain.launch.ops.end());
+      chain.launch.kernel = [count = phases.size()](uint32_t) { return "linear_chain x" + std::to_string(count); };
+      c_.chains.push_back(std::move(chain));
+      args_.push_back(args);
+      return ends.back() - first;
+    }
+    return 0;
+  }
+
+  std::optional<Phase> phase_at(uint32_t group) const {
+    Phase phase;
+    if (group < fusion_.groups.size() && fusion_.groups[group].kind == GroupKind::single) {
+      const quire_op& op = c_.data.ops[fusion_.groups[group].ops[0]];
+      if (op.kind == QUIRE_OP_NORM) {
+        if (!norm_fits(op, group)) return {};
+        phase.norm = &op;
+        ++group;
+      }
+    }
+    if (group >= fusion_.groups.size()) return {};
+    const LaunchGroup& linear = fusion_.groups[group];
+    phase.linear = &c_.data.ops[linear.ops[0]];
+    if (linear.kind == GroupKind::linear_glu)
+      phase.glu = &c_.data.ops[linear.ops[1]];
+    else if (linear.kind != GroupKind::single || phase.linear->kind != QUIRE_OP_LINEAR)
+      return {};
+    const uint32_t cols = c_.weights.matrix(phase.linear->u.linear.weights[0]).cols;
+    if (cols % 8 != 0) return {};
+    if (phase.norm != nullptr)
+      return phase.norm->out[0] == phase.linear->in[0] && cols <= kChainNormDim ? std::optional(phase) : std::nullopt;
+    const Tensor in = c_.tensor(phase.linear->in[0]);
+    return in.type == Type::f16 && aligned(in) ? std::optional(phase) : std::nullopt;
+  }
+
+  static bool aligned(const Tensor& tensor) {
+    return !tensor || (reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.stride % 8 == 0);
+  }
+  // Whether nothing but the linear of the next group wants the normalised rows.
+  bool norm_fits(const quire_op& op, uint32_t group) const {
+    if (c_.data.values[op.in[0] - 1].heads != 1) return false;
+    if (!aligned(c_.tensor(op.in[0])) || !aligned(c_.tensor(op.in[1])) || !aligned(c_.tensor(op.out[1]))) return false;
+    return read_only_within(op.out[0], group, group + 2);
+  }
+  // Whether only groups first to last - 1 read the value, and it is neither an output nor a view nor viewed.
+  bool read_only_within(uint32_t value, uint32_t first, uint32_t last) const {
+    if (program_.values[value - 1].parent != 0) return false;
+    for (uint32_t i = 0; i < program_.num_values; ++i)
+      if (program_.values[i].parent == value) return false;
+    for (uint32_t i = 0; i < program_.num_outputs; ++i)
+      if (program_.outputs[i].value == value) return false;
+    for (uint32_t op = 0; op < program_.num_ops; ++op)
+      for (const uint32_t in : program_.ops[op].in)
+        if (in == value && (fusion_.launch_of_op[op] < first || fusion_.launch_of_op[op] >= last)) return false;
+    return true;
+  }
+  bool holds(const quire_op& linear, uint32_t& a, uint32_t& b) const {
+    uint32_t first = a, second = b;
+    for (const uint32_t id : linear.u.linear.weights)
+      if (id != 0 && !chain_holds(c_.weights.matrix(id).format, first, second)) return false;
+    a = first, b = second;
+    return true;
+  }
+
+  // Where a phase reads and writes; false where another block might write what one still reads. Private values get
+  // their offset plus one for an address, until settle().
+  bool place(const std::vector<Phase>& phases, uint32_t first, uint32_t last, ChainArgs& args, uint64_t& bytes) const {
+    std::vector<std::pair<uint32_t, Tensor>> mine; // private values
+    const auto tensor = [&](uint32_t value) {
+      for (const auto& [id, place] : mine)
+        if (id == value) return place;
+      return c_.tensor(value);
+    };
+    const auto made = [&](uint32_t value) {
+      Tensor to = c_.tensor(value);
+      if (value == 0 || !read_only_within(value, first, last)) return to;
+      to.stride = (to.width() + 7) / 8 * 8;
+      to.data = reinterpret_cast<void*>(bytes + 1);
+      bytes += align_up(uint64_t{kChainRows} * to.stride * bytes_of(to.type));
+      mine.emplace_back(value, to);
+      return to;
+    };
+    const auto flat = [](Tensor t) {
+      t.dim = t.width(), t.heads = 1;
+      return t;
+    };
+    for (const Phase& from : phases) {
+      ChainPhase& phase = args.phases[args.num_phases++];
+      if (from.norm != nullptr) {
+        const quire_norm& n = from.norm->u.norm;
+        phase.normed = true;
+        phase.norm.in = tensor(from.norm->in[0]), phase.norm.residual = tensor(from.norm->in[1]);
+        phase.norm.sum = made(from.norm->out[1]);
+        phase.norm.weight = c_.weights.vector(n.weight), phase.norm.bias = c_.weights.vector(n.bias);
+        phase.norm.epsilon = n.epsilon, phase.norm.weight_offset = n.weight_offset;
+        phase.norm.layer = n.kind == QUIRE_NORM_LAYER;
+      }
+      const quire_linear& l = from.linear->u.linear;
+      LinearArgs& linear = phase.linear;
+      if (from.norm == nullptr) linear.in = flat(tensor(from.linear->in[0]));
+      uint32_t col = 0;
+      for (uint32_t i = 0; i < QUIRE_MAX_PARTS && l.weights[i] != 0; ++i) {
+        linear.parts[linear.num_parts++] = {c_.weights.matrix(l.weights[i]), c_.weights.vector(l.biases[i]), col};
+        col += linear.parts[i].weight.rows;
+      }
+      linear.activation = l.activation;
+      linear.scale = l.scale == 0 ? 1.f : l.scale;
+      linear.softcap = l.softcap;
+      if (from.glu != nullptr) {
+        linear.glu = true;
+        linear.glu_activation = from.glu->u.glu.activation;
+      }
+      linear.out = flat(made(from.out()));
+      for (const Tensor* written : {&linear.out, &phase.norm.sum})
+        for (const Tensor* read : {&linear.in, &phase.norm.in, &phase.norm.residual})
+          if (overlap(*written, *read)) return false;
+    }
+    return true;
+  }
+  bool overlap(const Tensor& a, const Tensor& b) const {
+    const auto range = [](const Tensor& t) {
+      const auto begin = reinterpret_cast<uintptr_t>(t.data);
+      return std::pair(begin, begin + uintptr_t{kChainRows} * t.stride * bytes_of(t.type));
+    };
+    if (!a || !b) return false;
+    const auto [a_begin, a_end] = range(a);
+    const auto [b_begin, b_end] = range(b);
+    return a_begin < b_end && b_begin < a_end;
+  }
+
+  // Private values at their place in c.chain_values.
+  void settle(ChainArgs& args) const {
+    const auto at = [&](Tensor& tensor) {
+      const auto offset = reinterpret_cast<uintptr_t>(tensor.data);
+      if (offset != 0 && offset <= private_bytes_) tensor.data = c_.chain_values.data() + (offset - 1);
+    };
+    for (uint32_t p = 0; p < args.num_phases; ++p) {
+      ChainPhase& phase = args.phases[p];
+      for (Tensor* tensor :
+           {&phase.linear.in, &phase.linear.out, &phase.norm.in, &phase.norm.residual, &phase.norm.sum})
+        at(*tensor);
+    }
+  }
+
+  // What of a linear's weights the L2 shall hold before its kernel begins: a part of it, as others use it meanwhile.
+  void read_ahead(const LinearArgs& next, ChainArgs& args) const {
+    uint64_t left = device_.l2_bytes / 3;
+    uint32_t count = 0;
+    const auto add = [&](const std::byte* data, uint64_t bytes) {
+      if (data == nullptr || count == std::size(args.ahead)) return;
+      bytes = std::min(bytes, left);
+      left -= bytes;
+      args.ahead[count++] = {data, bytes};
+    };
+    for (uint32_t i = 0; i < next.num_parts; ++i) {
+      const Weight& w = next.parts[i].weight;
+      if (w.format == QUIRE_F16) {
+        add(w.data, uint64_t{w.rows} * w.stride * 2);
+      } else {
+        const BlockFormat planes = block_format(w.format);
+        const uint64_t units = uint64_t{w.tiles} * w.units;
+        add(w.q4, units * planes.q4_bytes), add(w.q8, units * planes.q8_bytes),
+            add(w.scales, units * planes.scale_bytes);
+      }
+    }
+  }
+
+  const quire_program& program_;
+  const FusionPlan& fusion_;
+  const DeviceTraits& device_;
+  CompiledProgram& c_;
+  std::vector<ChainArgs> args_; // [chains]
+  uint64_t private_bytes_ = 0;
+};
+
+} // namespace
+
+void make_chains(const quire_program& program, const FusionPlan& fusion, const CompileContext& context,
+                 CompiledProgram& c) {
+  if (context.fixed_order || context.device.compute_capability < kLeastCapability) return;
+  ChainMaker(program, fusion, context, c).run();
+  check(cudaMemsetAsync(c.chain_counters.data(), 0, c.chain_counters.bytes(), context.stream), "clearing counters");
+}
+
+} // namespace quire::cuda
