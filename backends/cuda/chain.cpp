@@ -65,7 +65,7 @@ class ChainMaker {
       ChainArgs args;
       uint64_t bytes = 0;
       if (!place(phases, first, ends.back(), args, bytes)) continue;
-      const uint32_t rows = std::min(chain_rows(args, device_.shared_bytes), kChainRows);
+      const uint32_t rows = std::min(chain_rows(args, device_.shared_bytes), most_rows());
       if (rows == 0) continue;
       private_bytes_ = std::max(private_bytes_, bytes);
       Chain chain;
@@ -147,13 +147,9 @@ class ChainMaker {
       return c_.tensor(value);
     };
     const auto made = [&](uint32_t value) {
-      Tensor to = c_.tensor(value);
-      if (value == 0 || !read_only_within(value, first, last)) return to;
-      to.stride = (to.width() + 7) / 8 * 8;
-      to.data = reinterpret_cast<void*>(bytes + 1);
-      bytes += align_up(uint64_t{kChainRows} * to.stride * bytes_of(to.type));
-      mine.emplace_back(value, to);
-      return to;
+      if (value == 0 || !read_only_within(value, first, last)) return c_.tensor(value);
+      mine.emplace_back(value, take(c_.tensor(value), bytes));
+      return mine.back().second;
     };
     const auto flat = [](Tensor t) {
       t.dim = t.width(), t.heads = 1;
@@ -186,16 +182,36 @@ class ChainMaker {
         linear.glu_activation = from.glu->u.glu.activation;
       }
       linear.out = flat(made(from.out()));
-      for (const Tensor* written : {&linear.out, &phase.norm.sum})
-        for (const Tensor* read : {&linear.in, &phase.norm.in, &phase.norm.residual})
-          if (overlap(*written, *read)) return false;
+      const auto read_here = [&](const Tensor& written) {
+        return overlap(written, linear.in) || overlap(written, phase.norm.in) || overlap(written, phase.norm.residual);
+      };
+      if (read_here(linear.out) || read_here(phase.copy_to)) return false;
+      if (read_here(phase.norm.sum)) { // in the place of the residual: a phase later
+        if (args.num_phases == phases.size()) return false;
+        ChainPhase& next = args.phases[args.num_phases];
+        next.copy_to = flat(phase.norm.sum);
+        phase.norm.sum = next.copy_from = take(next.copy_to, bytes);
+        mine.emplace_back(from.sum(), next.copy_from);
+      }
     }
     return true;
   }
+  // A private tensor of the same shape.
+  Tensor take(Tensor like, uint64_t& bytes) const {
+    like.stride = (like.width() + 7) / 8 * 8;
+    like.data = reinterpret_cast<void*>(bytes + 1);
+    bytes += align_up(uint64_t{kChainRows} * like.stride * bytes_of(like.type));
+    return like;
+  }
+  // Rows of a chain at most: what the buffers of every symbol have.
+  uint32_t most_rows() const {
+    const quire_limits& limits = c_.limits;
+    return std::min({kChainRows, limits.max_tokens, limits.max_rows, limits.max_sequences});
+  }
   bool overlap(const Tensor& a, const Tensor& b) const {
-    const auto range = [](const Tensor& t) {
+    const auto range = [rows = most_rows()](const Tensor& t) {
       const auto begin = reinterpret_cast<uintptr_t>(t.data);
-      return std::pair(begin, begin + uintptr_t{kChainRows} * t.stride * bytes_of(t.type));
+      return std::pair(begin, begin + uintptr_t{rows} * t.stride * bytes_of(t.type));
     };
     if (!a || !b) return false;
     const auto [a_begin, a_end] = range(a);
@@ -211,8 +227,8 @@ class ChainMaker {
     };
     for (uint32_t p = 0; p < args.num_phases; ++p) {
       ChainPhase& phase = args.phases[p];
-      for (Tensor* tensor :
-           {&phase.linear.in, &phase.linear.out, &phase.norm.in, &phase.norm.residual, &phase.norm.sum})
+      for (Tensor* tensor : {&phase.linear.in, &phase.linear.out, &phase.norm.in, &phase.norm.residual, &phase.norm.sum,
+                             &phase.copy_from})
         at(*tensor);
     }
   }

@@ -327,6 +327,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     const LinearArgs& linear = phase.linear;
     const uint32_t items = items_of(linear, R::kPlain), cols = linear.parts[0].weight.cols;
     if (blockIdx.x < items || phase.norm.sum.data != nullptr) fill_x<R>(phase, rows, x, sums32, scratch);
+    for (uint32_t row = blockIdx.x; row < rows && phase.copy_to.data != nullptr; row += gridDim.x)
+      for (uint32_t col = threadIdx.x * 8; col < phase.copy_to.dim; col += kThreads * 8) {
+        const Eight e = load_eight(phase.copy_from, row, col);
+#pragma unroll
+        for (int j = 0; j < 8; j += 4)
+          store<4>(phase.copy_to, row, col + j, {e.x[j], e.x[j + 1], e.x[j + 2], e.x[j + 3]});
+      }
     const uint32_t units = (cols + R::kColumns - 1) / R::kColumns, pitch = x_pitch(cols);
     const auto begin = static_cast<uint32_t>(uint64_t{units} * warp / kWarps),
                end = static_cast<uint32_t>(uint64_t{units} * (warp + 1) / kWarps);

@@ -17,6 +17,8 @@ struct ChainPhase {
   LinearArgs linear; // in: absent where normed; glu: parts 0 and 1 are gate and up
   NormArgs norm;     // out is not stored; heads 1
   bool normed = false;
+  // The sum of the phase before, where its place was still being read then: copied as this phase begins.
+  Tensor copy_from, copy_to; // [rows, dim] float32
 };
 
 struct ChainArgs {
