@@ -1,13 +1,13 @@
 // Which block of the attention grids does what, planned on the host once a step for all layers of a shape.
 //
-// Decode: the KV of all single-token sequences is one row of units of 64 positions; every worker gets an equal stretch
-// of it, so that none waits for another however long the sequences are. Under fixed order stretches are chunks at fixed
-// positions instead, whoever does them. Prefill: blocks of 128 rows, longest first. Threads: pure functions. Errors:
-// none.
+// Decode: sequences of one token are cut into runs of positions, as long as lets every block of the grid have the same
+// share, and listed longest first. Fixed order: chunks at fixed positions instead, whoever does them. Prefill: blocks
+// of rows, or of tokens for attend_prefill_sm90, longest first. Threads: pure functions. Errors: none.
 #pragma once
 
 #include "ops/attend.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -24,9 +24,9 @@ struct AttendSequence {
 
 struct AttendPlan {
   std::vector<DecodeItem> decode;
-  std::vector<uint32_t> worker_start; // [workers + 1]
   uint32_t decode_partials = 0;
   std::vector<PrefillItem> prefill;
+  std::vector<WideItem> wide;
   std::vector<PrefillItem> parts;       // fixed order: chunks of sequences with few rows
   std::vector<PrefillItem> first_parts; // of each such sequence
   uint32_t part_partials = 0;
@@ -35,12 +35,18 @@ struct AttendPlan {
 };
 
 struct AttendShape {
-  uint32_t group = 1;   // query heads a KV head
-  uint32_t window = 0;  // positions; 0 = all
-  uint32_t workers = 1; // of the decode grid
+  uint32_t group = 1; // query heads a KV head
+  uint32_t kv_heads = 1;
+  uint32_t window = 0;                  // positions; 0 = all
+  uint32_t blocks = 1;                  // of the decode grid
+  uint32_t prefill_rows = kPrefillRows; // of a prefill item
+  bool wide = false;                    // attend_prefill_sm90 takes long chunks
   bool fixed_order = false;
   uint32_t max_partials = 0; // of parts; sequences beyond it go to prefill, which gives the same bits
 };
+
+// Chunks of fewer tokens would leave too much of attend_prefill_sm90's tiles empty.
+inline constexpr uint32_t kLeastWideTokens = 48;
 
 // The first position that a token sees.
 inline uint32_t first_seen(uint32_t position, uint32_t window) {
@@ -50,7 +56,9 @@ inline uint32_t first_seen(uint32_t position, uint32_t window) {
 // Keeps the plan's memory for the next step.
 void plan_attend(std::span<const AttendSequence> sequences, const AttendShape& shape, AttendPlan& plan);
 
-// The most decode partials that a step of so many sequences can have.
-inline uint32_t max_decode_partials(uint32_t sequences, uint32_t workers) { return sequences + workers; }
+// The most decode items, and partial results, that a step of so many sequences can have.
+inline uint32_t max_decode_items(uint32_t sequences, uint32_t blocks, uint32_t kv_heads) {
+  return sequences + 4 * std::max(1u, blocks / kv_heads) + 4;
+}
 
 } // namespace quire::cuda

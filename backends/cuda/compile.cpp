@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstdlib>
+#include <string_view>
 
 namespace quire::cuda {
 namespace {
@@ -44,6 +46,12 @@ void check_limits(const quire_program& program, const quire_limits& limits, cons
   }
 }
 
+// For measuring: QUIRE_CUDA_PREFILL=mma keeps attention on mma.sync where the chip has wgmma.
+bool prefers_mma() {
+  const char* word = std::getenv("QUIRE_CUDA_PREFILL");
+  return word != nullptr && std::string_view(word) == "mma";
+}
+
 // The classes of attend, and which each op is of.
 void find_classes(const DeviceTraits& device, CompiledProgram& c) {
   c.class_of_attend.assign(c.data.ops.size(), 0);
@@ -57,10 +65,16 @@ void find_classes(const DeviceTraits& device, CompiledProgram& c) {
     kind.heads = c.data.values[op.in[0] - 1].heads;
     kind.kv_heads = layer.kv_heads;
     const Tensor q = c.tensor(op.in[0]), out = c.tensor(op.out[0]);
-    const bool aligned = q.type == Type::f16 && out.type == Type::f16 && q.stride % 2 == 0 &&
-                         reinterpret_cast<uintptr_t>(q.data) % 4 == 0 && reinterpret_cast<uintptr_t>(out.data) % 4 == 0;
-    kind.fast = aligned && attend_fast(kind.heads, layer, c.limits.kv_format, device.compute_capability);
-    kind.workers = decode_workers(kind.kv_heads, device.multiprocessors);
+    const auto aligned = [](const Tensor& tensor) { // rows, for copies of 16 bytes
+      return tensor.type == Type::f16 && tensor.stride % 8 == 0 && reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
+    };
+    kind.fast = aligned(q) && aligned(out) && op.u.attend.scale > 0 &&
+                attend_fast(kind.heads, layer, c.limits.kv_format, device.compute_capability);
+    // Fixed order has kernels of its own.
+    kind.wide = kind.fast && !c.step.fixed_order && !prefers_mma() &&
+                attend_wide(layer, c.limits.kv_format, device.compute_capability);
+    kind.blocks = decode_blocks(device.multiprocessors);
+    kind.prefill_rows = c.step.fixed_order ? kPrefillRows : prefill_rows(layer.k_dim);
     const auto found = std::find(c.step.classes.begin(), c.step.classes.end(), kind);
     c.class_of_attend[i] = static_cast<uint32_t>(found - c.step.classes.begin());
     if (found == c.step.classes.end()) c.step.classes.push_back(kind);

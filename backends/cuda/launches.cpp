@@ -280,57 +280,73 @@ class Maker {
     args.q = c_.tensor(op.in[0]), args.out = c_.tensor(op.out[0]);
     args.scale = op.u.attend.scale, args.softcap = op.u.attend.softcap;
     args.sinks = vector(op.u.attend.sinks);
-    const uint64_t partial_bytes = uint64_t{kind.heads} * (c_.data.kv_layers[layer].v_dim + 2) * 4;
+    const uint32_t v_dim = c_.data.kv_layers[layer].v_dim;
+    const uint64_t partial_bytes = uint64_t{kind.heads} * (v_dim + 2) * 4;
+    const uint32_t sequences = c_.limits.max_sequences + 16;
+    const uint64_t decode_items = max_decode_items(sequences, kind.blocks, kind.kv_heads);
     if (kind.fast) {
-      const uint32_t sequences = c_.limits.max_sequences + 16;
-      uint64_t partials = max_decode_partials(sequences, kind.workers);
+      uint64_t partials = decode_items;
       if (fixed_order_) {
-        c_.step.max_partials = static_cast<uint32_t>(std::max<uint64_t>(kPartsBytes / partial_bytes, 1));
-        if (most_partial_bytes_ < partial_bytes) most_partial_bytes_ = partial_bytes;
-        c_.step.max_partials = static_cast<uint32_t>(std::max<uint64_t>(kPartsBytes / most_partial_bytes_, 1));
-        partials = std::max<uint64_t>(partials, c_.step.max_partials);
+        most_partial_bytes_ = std::max(most_partial_bytes_, partial_bytes);
+        partials = std::max<uint64_t>(kPartsBytes / most_partial_bytes_, 1);
+        c_.step.max_partials = static_cast<uint32_t>(partials);
       }
       needs_.attend_bytes = std::max(needs_.attend_bytes, align_up(partials * partial_bytes));
-      needs_.counters = std::max(needs_.counters, uint64_t{sequences} * kind.kv_heads);
+      needs_.counters = std::max(needs_.counters, decode_items * kind.kv_heads);
     }
-    const uint32_t group = kind.group, workers = kind.workers, multiprocessors = device_.multiprocessors;
-    const bool fast = kind.fast, fixed_order = fixed_order_;
-    launch.run = [this_ = &c_, args, layer, which, group, workers, fast, fixed_order,
-                  multiprocessors](const StepRun& run) mutable {
+    const uint32_t multiprocessors = device_.multiprocessors, most_tokens = c_.limits.max_tokens;
+    WideMaps maps;
+    const std::byte* mapped = nullptr; // the cache that the maps are of
+    launch.run = [this_ = &c_, args, layer, which, kind, fixed_order = fixed_order_, multiprocessors, most_tokens,
+                  sums_floats = decode_items * kind.heads * v_dim, maps, mapped](const StepRun& run) mutable {
       args.kv = this_->kv->layer(layer);
       args.table = reinterpret_cast<const uint32_t*>(run.buffer + run.layout->tables);
       args.partials = this_->workspace.as<float>();
+      args.partial_sums = args.partials + sums_floats;
       args.counters = this_->counters.as<uint32_t>();
       const auto at = [&]<class T>(uint64_t offset, const T*) {
         return reinterpret_cast<const T*>(run.buffer + offset);
       };
-      if (!fast) {
-        const auto* token_tables = at(run.layout->token_tables[group], static_cast<const uint32_t*>(nullptr));
+      if (!kind.fast) {
+        const auto* token_tables = at(run.layout->token_tables[kind.group], static_cast<const uint32_t*>(nullptr));
         return attend_any(run.queue, run.tokens, run.arrays.positions, token_tables, args);
       }
       const StepLayout::Class& places = run.layout->classes[which];
       const AttendPlan* plan = run.plans != nullptr ? &run.plans->classes[which] : nullptr;
+      const auto* header = at(places.header, static_cast<const ListHeader*>(nullptr));
+      const auto* prefill = at(places.prefill, static_cast<const PrefillItem*>(nullptr));
       if (fixed_order) {
         if (run.captured || !plan->parts.empty()) {
           const uint32_t most = 3 * multiprocessors;
           const uint32_t blocks =
               run.captured ? most
                            : std::min<uint32_t>(most, static_cast<uint32_t>(plan->parts.size()) * args.kv.kv_heads);
-          attend_parts(run.queue, blocks, run.buffer, at(places.header, static_cast<const PartsHeader*>(nullptr)),
-                       at(places.first_parts, static_cast<const PrefillItem*>(nullptr)), args);
+          attend_fixed_parts(run.queue, blocks, run.buffer, header,
+                             at(places.first_parts, static_cast<const PrefillItem*>(nullptr)), args);
         }
-      } else if (run.captured || !plan->decode.empty()) {
-        attend_decode(run.queue, workers, at(places.decode, static_cast<const DecodeItem*>(nullptr)),
-                      at(places.worker_start, static_cast<const uint32_t*>(nullptr)), args);
+        if (!run.captured && !plan->prefill.empty())
+          attend_fixed_whole(run.queue, static_cast<uint32_t>(plan->prefill.size()), prefill, args);
+        return;
       }
-      if (!run.captured && !plan->prefill.empty())
-        attend_prefill(run.queue, static_cast<uint32_t>(plan->prefill.size()),
-                       at(places.prefill, static_cast<const PrefillItem*>(nullptr)), fixed_order, args);
+      if (run.captured || !plan->decode.empty())
+        attend_decode(run.queue, kind.blocks, &header->num_decode,
+                      at(places.decode, static_cast<const DecodeItem*>(nullptr)), args);
+      if (run.captured) return;
+      if (!plan->wide.empty()) {
+        if (mapped != args.kv.base) {
+          maps = map_wide(args, most_tokens, this_->kv->num_blocks(kind.group));
+          mapped = args.kv.base;
+        }
+        attend_prefill_sm90(run.queue, static_cast<uint32_t>(plan->wide.size()),
+                            at(places.wide, static_cast<const WideItem*>(nullptr)), maps, args);
+      }
+      if (!plan->prefill.empty()) attend_prefill(run.queue, static_cast<uint32_t>(plan->prefill.size()), prefill, args);
     };
-    launch.kernel = [fast, fixed_order](uint32_t) {
+    launch.kernel = [fast = kind.fast, wide = kind.wide, fixed_order = fixed_order_](uint32_t) {
       return std::string(!fast         ? "attend_any"
-                         : fixed_order ? "attend_parts, attend_prefill"
-                                       : "attend_decode, attend_prefill");
+                         : fixed_order ? "attend_fixed_parts, _whole"
+                         : wide        ? "attend_decode, _prefill_sm90"
+                                       : "attend_decode, _prefill");
     };
   }
 

@@ -39,10 +39,10 @@ StepLayout lay_out_step(const StepShape& shape, uint32_t groups, const std::vect
   for (uint32_t c = 0; c < classes.size(); ++c) {
     StepLayout::Class places;
     if (classes[c].fast) {
-      places.header = take(sizeof(PartsHeader));
-      places.worker_start = take(4ull * (classes[c].workers + 1));
+      places.header = take(sizeof(ListHeader));
       places.decode = take(sizeof(DecodeItem) * uint64_t{shape.decode_items[c]});
       places.prefill = take(sizeof(PrefillItem) * uint64_t{shape.prefill_items[c]});
+      places.wide = take(sizeof(WideItem) * uint64_t{shape.wide_items[c]});
       places.first_parts = take(sizeof(PrefillItem) * uint64_t{shape.first_parts[c]});
     }
     layout.classes.push_back(places);
@@ -104,10 +104,12 @@ void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plan
     for (uint32_t s = 0; s < step.num_sequences; ++s)
       sequences[s] = {step.query_start[s], step.query_start[s + 1] - step.query_start[s], step.seq_len[s],
                       kind.group * entries + step.table_start[s]};
-    plan_attend(sequences,
-                {kind.heads / kind.kv_heads, kind.window, kind.workers, traits.fixed_order, traits.max_partials},
-                plans.classes[c]);
-    plans.has_prefill = plans.has_prefill || !plans.classes[c].prefill.empty();
+    AttendShape shape;
+    shape.group = kind.heads / kind.kv_heads, shape.kv_heads = kind.kv_heads, shape.window = kind.window;
+    shape.blocks = kind.blocks, shape.prefill_rows = kind.prefill_rows, shape.wide = kind.wide;
+    shape.fixed_order = traits.fixed_order, shape.max_partials = traits.max_partials;
+    plan_attend(sequences, shape, plans.classes[c]);
+    plans.has_prefill = plans.has_prefill || !plans.classes[c].prefill.empty() || !plans.classes[c].wide.empty();
   }
 }
 
@@ -118,6 +120,7 @@ StepShape exact_shape(const quire_step& step, const StepPlans& plans) {
   for (const AttendPlan& plan : plans.classes) {
     shape.decode_items.push_back(static_cast<uint32_t>(plan.decode.size()));
     shape.prefill_items.push_back(static_cast<uint32_t>(plan.prefill.size()));
+    shape.wide_items.push_back(static_cast<uint32_t>(plan.wide.size()));
     shape.first_parts.push_back(static_cast<uint32_t>(plan.first_parts.size()));
   }
   return shape;
@@ -127,8 +130,9 @@ StepShape bucket_shape(uint32_t bucket, const StepTraits& traits) {
   StepShape shape;
   shape.tokens = shape.rows = bucket;
   for (const AttendClass& kind : traits.classes) {
-    shape.decode_items.push_back(traits.fixed_order ? 0 : max_decode_partials(bucket, kind.workers));
+    shape.decode_items.push_back(traits.fixed_order ? 0 : max_decode_items(bucket, kind.blocks, kind.kv_heads));
     shape.prefill_items.push_back(0);
+    shape.wide_items.push_back(0);
     shape.first_parts.push_back(traits.fixed_order ? bucket : 0);
   }
   return shape;
@@ -183,15 +187,12 @@ uint64_t write_step(const quire_step& step, const StepTraits& traits, const Step
     if (!traits.classes[c].fast) continue;
     const AttendPlan& plan = plans.classes[c];
     const StepLayout::Class& places = layout.classes[c];
-    if (plan.worker_start.empty())
-      std::memset(out.data() + places.worker_start, 0, 4ull * (traits.classes[c].workers + 1));
-    else
-      copy_items(places.worker_start, plan.worker_start);
     copy_items(places.decode, plan.decode);
     copy_items(places.prefill, plan.prefill);
+    copy_items(places.wide, plan.wide);
     copy_items(places.first_parts, plan.first_parts);
-    const PartsHeader header{static_cast<uint32_t>(at), static_cast<uint32_t>(plan.parts.size()),
-                             static_cast<uint32_t>(plan.first_parts.size()), 0};
+    const ListHeader header{static_cast<uint32_t>(plan.decode.size()), static_cast<uint32_t>(at),
+                            static_cast<uint32_t>(plan.parts.size()), static_cast<uint32_t>(plan.first_parts.size())};
     std::memcpy(out.data() + places.header, &header, sizeof header);
     copy_items(at, plan.parts);
     at = align_up(at + plan.parts.size() * sizeof(PrefillItem));
@@ -208,9 +209,10 @@ uint64_t most_step_bytes(const StepTraits& traits) {
   uint64_t parts = 0;
   for (const AttendClass& kind : traits.classes) {
     const uint32_t group = std::max(1u, kind.heads / kind.kv_heads);
-    shape.decode_items.push_back(max_decode_partials(shape.tokens, kind.workers));
-    shape.prefill_items.push_back(static_cast<uint32_t>(uint64_t{limits.max_tokens} * group / kPrefillRows) +
+    shape.decode_items.push_back(max_decode_items(shape.tokens, kind.blocks, kind.kv_heads));
+    shape.prefill_items.push_back(static_cast<uint32_t>(uint64_t{limits.max_tokens} * group / kind.prefill_rows) +
                                   limits.max_sequences + 1);
+    shape.wide_items.push_back(kind.wide ? limits.max_tokens / kWideTokens + limits.max_sequences + 1 : 0);
     shape.first_parts.push_back(shape.tokens);
     if (traits.fixed_order)
       parts += align_up(sizeof(PrefillItem) * (uint64_t{traits.max_partials} + limits.max_sequences));

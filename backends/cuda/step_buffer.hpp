@@ -22,8 +22,10 @@ struct AttendClass {
   uint32_t group = 0; // of KV
   uint32_t window = 0;
   uint32_t heads = 0, kv_heads = 0;
-  bool fast = false; // the tensor-core kernels; else attend_any, which needs no list
-  uint32_t workers = 1;
+  bool fast = false;   // the tensor-core kernels; else attend_any, which needs no list
+  bool wide = false;   // attend_prefill_sm90 for long chunks
+  uint32_t blocks = 1; // of the decode grid
+  uint32_t prefill_rows = kPrefillRows;
   bool operator==(const AttendClass&) const = default;
 };
 
@@ -33,7 +35,7 @@ struct StepLayout {
   std::vector<uint64_t> slots;        // [groups]
   std::vector<uint64_t> token_tables; // [groups]
   struct Class {
-    uint64_t worker_start = 0, decode = 0, prefill = 0, first_parts = 0, header = 0;
+    uint64_t header = 0, decode = 0, prefill = 0, wide = 0, first_parts = 0;
   };
   std::vector<Class> classes;
   uint64_t tables = 0; // all groups', behind each other; then the parts of each class
@@ -41,7 +43,7 @@ struct StepLayout {
 
 struct StepShape {
   uint32_t tokens = 0, rows = 0;
-  std::vector<uint32_t> decode_items, prefill_items, first_parts; // [classes] room
+  std::vector<uint32_t> decode_items, prefill_items, wide_items, first_parts; // [classes] room
 };
 
 StepLayout lay_out_step(const StepShape& shape, uint32_t groups, const std::vector<AttendClass>& classes);

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 namespace quire::cuda {
@@ -22,46 +23,93 @@ TEST(CudaBuckets, HoldEveryCountAndRise) {
   for (uint32_t n = 1; n <= 300; ++n) EXPECT_GE(bucket_for(n, 300), n);
 }
 
-TEST(CudaAttendPlan, EveryPositionIsReadOnceAndWorkersHaveEqualShares) {
+TEST(CudaAttendPlan, EveryPositionIsReadOnceAndTheGridIsFilled) {
   std::mt19937 random(1);
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < 300; ++round) {
     std::vector<AttendSequence> sequences(1 + random() % 40);
     for (uint32_t s = 0; s < sequences.size(); ++s)
-      sequences[s] = {s, 1, 1 + static_cast<uint32_t>(random() % 5000), 0};
-    const AttendShape shape{4, round % 2 == 0 ? 0u : 1 + static_cast<uint32_t>(random() % 900),
-                            1 + static_cast<uint32_t>(random() % 40), false, 0};
+      sequences[s] = {s, 1, 1 + static_cast<uint32_t>(random() % (round % 3 == 0 ? 60000 : 3000)), 1000 * s};
+    AttendShape shape;
+    shape.group = 4;
+    shape.kv_heads = 1 + static_cast<uint32_t>(random() % 8);
+    shape.window = round % 2 == 0 ? 0u : 1 + static_cast<uint32_t>(random() % 900);
+    shape.blocks = 1 + static_cast<uint32_t>(random() % 264);
     AttendPlan plan;
     plan_attend(sequences, shape, plan);
-    ASSERT_EQ(plan.worker_start.size(), shape.workers + 1);
-    EXPECT_EQ(plan.worker_start.front(), 0u);
-    EXPECT_EQ(plan.worker_start.back(), plan.decode.size());
-    std::vector<uint32_t> next(sequences.size()), parts(sequences.size());
-    uint64_t total = 0;
+    const auto most = max_decode_items(static_cast<uint32_t>(sequences.size()), shape.blocks, shape.kv_heads);
+    EXPECT_LE(plan.decode.size(), most);
+    EXPECT_LE(plan.decode_partials, most);
+    std::vector<std::vector<DecodeItem>> of(sequences.size());
+    std::vector<bool> taken(plan.decode_partials);
+    for (size_t i = 0; i < plan.decode.size(); ++i) {
+      const DecodeItem& item = plan.decode[i];
+      if (i > 0) {
+        EXPECT_LE(item.end - item.begin, plan.decode[i - 1].end - plan.decode[i - 1].begin);
+      }
+      EXPECT_LE(item.parts, kMaxDecodeParts);
+      EXPECT_EQ(item.table, 1000 * item.token);
+      EXPECT_EQ(item.stored, sequences[item.token].length - 1);
+      of[item.token].push_back(item);
+      if (item.parts > 1) {
+        ASSERT_LT(item.partial + item.part, plan.decode_partials);
+        EXPECT_FALSE(taken[item.partial + item.part]) << "two parts leave their result in the same place";
+        taken[item.partial + item.part] = true;
+      }
+    }
     for (uint32_t s = 0; s < sequences.size(); ++s) {
-      next[s] = first_seen(sequences[s].length - 1, shape.window);
-      total += (sequences[s].length + kKvUnit - 1) / kKvUnit - next[s] / kKvUnit;
+      std::sort(of[s].begin(), of[s].end(), [](const auto& a, const auto& b) { return a.part < b.part; });
+      uint32_t next = first_seen(sequences[s].length - 1, shape.window);
+      for (uint32_t part = 0; part < of[s].size(); ++part) {
+        EXPECT_EQ(of[s][part].part, part);
+        EXPECT_EQ(of[s][part].parts, of[s].size());
+        EXPECT_EQ(of[s][part].begin, next);
+        EXPECT_LT(of[s][part].begin, of[s][part].end);
+        next = of[s][part].end;
+      }
+      EXPECT_EQ(next, sequences[s].length);
     }
-    for (const DecodeItem& item : plan.decode) {
-      EXPECT_EQ(item.begin, next[item.sequence]);
-      EXPECT_LT(item.begin, item.end);
-      EXPECT_EQ(item.part, parts[item.sequence]++);
-      next[item.sequence] = item.end;
-    }
-    for (uint32_t s = 0; s < sequences.size(); ++s) EXPECT_EQ(next[s], sequences[s].length);
-    for (const DecodeItem& item : plan.decode) EXPECT_EQ(item.parts, parts[item.sequence]);
-    for (uint32_t w = 0; w < shape.workers; ++w) {
-      uint64_t units = 0;
-      for (uint32_t i = plan.worker_start[w]; i < plan.worker_start[w + 1]; ++i)
-        units += (plan.decode[i].end + kKvUnit - 1) / kKvUnit - plan.decode[i].begin / kKvUnit;
-      EXPECT_LE(units, total / shape.workers + 1);
-    }
-    EXPECT_LE(plan.decode_partials, max_decode_partials(static_cast<uint32_t>(sequences.size()), shape.workers));
   }
+}
+
+TEST(CudaAttendPlan, OneLongSequenceOccupiesTheWholeGrid) {
+  AttendShape shape;
+  shape.group = 4, shape.kv_heads = 8, shape.blocks = 264;
+  AttendPlan plan;
+  plan_attend(std::vector<AttendSequence>{{0, 1, 32768, 0}}, shape, plan);
+  EXPECT_GE(plan.decode.size() * shape.kv_heads, 256u);
+  uint32_t longest = 0;
+  for (const DecodeItem& item : plan.decode) longest = std::max(longest, item.end - item.begin);
+  EXPECT_LE(longest, 32768 * 8 / 264 + 64);
+}
+
+TEST(CudaAttendPlan, LongChunksGoToTheWideKernelWhereThereIsOne) {
+  AttendShape shape;
+  shape.group = 4, shape.kv_heads = 2, shape.blocks = 16, shape.wide = true;
+  const std::vector<AttendSequence> sequences{{0, 300, 1300, 7}, {300, 5, 90, 50}, {305, 1, 77, 60}};
+  AttendPlan plan;
+  plan_attend(sequences, shape, plan);
+  ASSERT_EQ(plan.wide.size(), 3u);
+  uint32_t tokens = 0;
+  for (const WideItem& item : plan.wide) {
+    EXPECT_EQ(item.position - item.token, 1000u);
+    EXPECT_EQ(item.end, 1300u);
+    EXPECT_EQ(item.table, 7u);
+    tokens += item.tokens;
+  }
+  EXPECT_EQ(tokens, 300u);
+  ASSERT_EQ(plan.prefill.size(), 1u);
+  EXPECT_EQ(plan.prefill[0].rows, 20u);
+  EXPECT_FALSE(plan.decode.empty());
+  shape.wide = false;
+  plan_attend(sequences, shape, plan);
+  EXPECT_TRUE(plan.wide.empty());
+  EXPECT_EQ(plan.prefill.size(), 1200 / kPrefillRows + 2);
 }
 
 TEST(CudaAttendPlan, FixedOrderCutsAtTheSamePositionsWhateverTheBatch) {
   AttendPlan alone, batch;
-  const AttendShape shape{4, 0, 8, true, 1000};
+  AttendShape shape;
+  shape.group = 4, shape.fixed_order = true, shape.max_partials = 1000;
   const AttendSequence one{0, 1, 1300, 0}, other{1, 1, 4000, 90};
   plan_attend(std::vector{one}, shape, alone);
   plan_attend(std::vector{one, other}, shape, batch);

@@ -1,18 +1,20 @@
 // attend: out [T, heads, v_dim] = softmax(softcap(scale * q k^T)) v over the paged cache.
 //
-// Three kernels: attend_decode, one query token a sequence, a fixed persistent grid over a work list; attend_prefill,
-// chunks of queries on mma.sync, and, in parts of KV at fixed positions, everything in fixed order; attend_any, every
-// other shape (float32 caches, odd head sizes). The lists are planned on the host once a step (attend_plan.hpp) and
-// serve all layers of the same shape.
+// attend_decode: one query token a sequence, a fixed persistent grid over a work list. attend_prefill: chunks of
+// queries on mma.sync; attend_prefill_sm90: long ones on wgmma. attend_fixed_whole and attend_fixed_parts: all of it in
+// fixed order, KV in parts at fixed positions. attend_any: every other shape (float32 caches, odd head sizes). The
+// lists are planned on the host once a step (attend_plan.hpp) and serve all layers of the same shape.
 #pragma once
 
 #include "ops.hpp"
 
 namespace quire::cuda {
 
-inline constexpr uint32_t kKvUnit = 64;       // positions: the grain of the decode lists, and the tile of prefill
-inline constexpr uint32_t kKvChunk = 512;     // positions: a part of KV in fixed order
-inline constexpr uint32_t kPrefillRows = 128; // queries times heads of a group in a block
+inline constexpr uint32_t kDecodeTile = 16;      // positions: the grain of the decode list
+inline constexpr uint32_t kMaxDecodeParts = 256; // of one sequence
+inline constexpr uint32_t kKvChunk = 512;        // positions: a part of KV in fixed order
+inline constexpr uint32_t kPrefillRows = 128;    // queries times heads of a group in a block
+inline constexpr uint32_t kWideTokens = 128;     // query tokens in a block of attend_prefill_sm90
 
 // A stretch of KV for one query token, all its heads. A token whose stretches number more than one: each leaves a
 // partial result, and the last to finish adds them up in the order of `part`.
@@ -21,8 +23,8 @@ struct DecodeItem {
   uint32_t begin, end; // positions
   uint32_t table;      // of the sequence: index into the group's table
   uint32_t part, parts;
-  uint32_t partial;  // index of the token's first partial result
-  uint32_t sequence; // index of its counter
+  uint32_t partial; // index of the token's first partial result, and of its counter
+  uint32_t stored;  // positions below are in the cache since before this step
 };
 
 // A block of rows of one sequence: row r of it is query token r / group, head r % group of a KV head.
@@ -37,6 +39,14 @@ struct PrefillItem {
   uint32_t parts;   // with partials: how many
 };
 
+// Up to kWideTokens query tokens of one sequence, for each query head.
+struct WideItem {
+  uint32_t token, tokens;
+  uint32_t position; // of the first
+  uint32_t table;    // of the sequence
+  uint32_t end;      // positions of the sequence that are stored once this step's are
+};
+
 struct AttendArgs {
   Tensor q;   // [T, heads, k_dim] fp16
   Tensor out; // [T, heads, v_dim] fp16
@@ -45,35 +55,51 @@ struct AttendArgs {
   float softcap = 0;
   const float* sinks = nullptr;    // [heads]
   const uint32_t* table = nullptr; // the group's
-  // Partial results of the decode kernel, and of prefill in parts: [partial][head] of (m, l, v_dim sums)
+  // Partial results. attend_decode: sums [partial][kv_head][head of the group][v_dim] and, in partial_sums, (m, l)
+  // alike. attend_fixed_parts: [partial][head] of (v_dim sums, m, l).
   float* partials = nullptr;
-  uint32_t* counters = nullptr; // [sequence][kv_head], zero between launches
+  float* partial_sums = nullptr;
+  uint32_t* counters = nullptr; // [partial][kv_head], zero between launches
 };
 
 // Whether the tensor-core kernels take this shape.
 bool attend_fast(uint32_t heads, const quire_kv_layer& layer, uint32_t format, int compute_capability);
 
-// Blocks of the decode grid a KV head: the workers that the plan divides work among.
-uint32_t decode_workers(uint32_t kv_heads, uint32_t multiprocessors);
+// Blocks of the decode grid.
+uint32_t decode_blocks(uint32_t multiprocessors);
 
-// items [worker_start[workers]], worker_start [workers + 1]: device memory.
-void attend_decode(const Queue&, uint32_t workers, const DecodeItem* items, const uint32_t* worker_start,
+// num_items, items: device memory that no kernel writes.
+void attend_decode(const Queue&, uint32_t blocks, const uint32_t* num_items, const DecodeItem* items,
                    const AttendArgs&);
 
-// fixed_order: KV in chunks of kKvChunk, each summed on its own and folded in order.
-void attend_prefill(const Queue&, uint32_t num_items, const PrefillItem* items, bool fixed_order, const AttendArgs&);
-// What attend_parts finds its work by, in the step buffer: where the items are and how many; they change from step to
-// step, the launch doesn't.
-struct PartsHeader {
-  uint32_t offset;    // bytes from the step buffer's start to the items
-  uint32_t num_items; // each one chunk of KV for at most 16 rows
+// Rows of a block of attend_prefill.
+uint32_t prefill_rows(uint32_t head);
+void attend_prefill(const Queue&, uint32_t num_items, const PrefillItem* items, const AttendArgs&);
+
+// Whether attend_prefill_sm90 takes this shape; this build may lack its code.
+bool attend_wide(const quire_kv_layer& layer, uint32_t format, int compute_capability);
+// What its copies by tensor need to know, made once a layer: 128 bytes each. tokens: rows of q.
+struct WideMaps {
+  alignas(64) uint64_t q[16]{}, k[16]{}, v[16]{};
+};
+WideMaps map_wide(const AttendArgs&, uint32_t tokens, uint32_t num_blocks);
+void attend_prefill_sm90(const Queue&, uint32_t num_items, const WideItem* items, const WideMaps& maps,
+                         const AttendArgs&);
+
+// Fixed order: KV in chunks of kKvChunk, each summed on its own and folded in order.
+void attend_fixed_whole(const Queue&, uint32_t num_items, const PrefillItem* items, const AttendArgs&);
+// What the lists are found by, in the step buffer: where the parts are and how many; they change from step to step, the
+// launch doesn't.
+struct ListHeader {
+  uint32_t num_decode;
+  uint32_t parts;     // bytes from the step buffer's start to them
+  uint32_t num_parts; // each one chunk of KV for at most 16 rows
   uint32_t num_first; // sequences
-  uint32_t reserved;
 };
 // Fixed order for few rows: a grid of `blocks` computes the items' partial results; then the chunks are folded, in the
-// order and arithmetic of attend_prefill. first_items: of each sequence.
-void attend_parts(const Queue&, uint32_t blocks, const std::byte* step_buffer, const PartsHeader* header,
-                  const PrefillItem* first_items, const AttendArgs&);
+// order and arithmetic of attend_fixed_whole. first_items: of each sequence.
+void attend_fixed_parts(const Queue&, uint32_t blocks, const std::byte* step_buffer, const ListHeader* header,
+                        const PrefillItem* first_items, const AttendArgs&);
 
 // positions, sequence tables by token: [T]
 void attend_any(const Queue&, uint32_t tokens, const uint32_t* positions, const uint32_t* token_tables,

@@ -1,11 +1,15 @@
 // attend_decode: one query token a sequence, bound by reading its keys and values once.
 //
 // Shapes: q [T, heads, kHead], cache [block, kv_head, token in block, kHead] for K and V, out [T, heads, kHead]. Bytes:
-// K and V of every listed position, 4 * kHead a position and KV head. The query heads that share a KV head are the rows
-// of the tensor cores' tile. A block is one worker for one KV head: it goes through its items, four warps taking every
-// fourth tile of 16 positions; each warp has its own stages of cp.async, which run across the items, and its own
-// softmax; at an item's end the four are merged in shared memory. Items are planned so that all workers have the same
-// number of positions.
+// K and V of every listed position, 4 * kHead a position and KV head.
+//
+// A fixed persistent grid goes through the list of items, a task being an item and a KV head; odd rounds are dealt in
+// the opposite order, so that a block with a long task gets a short one next. The query heads that share the KV head
+// are the rows of the tensor cores' tile. A block's warps take turns at tiles of 16 positions; each has a ring of
+// cp.async stages and a softmax of its own, and they meet only at the task's end, in the order of the warps. Where a
+// sequence is cut, each part leaves its largest score, its sum and its values in float32, and the part that finishes
+// last adds them up in the order of the positions: which one that is does not change the result. Positions that earlier
+// steps stored are fetched before the kernel in front has ended.
 #include "attend.cuh"
 
 #include <cassert>
@@ -13,260 +17,296 @@
 namespace quire::cuda {
 namespace {
 
-constexpr uint32_t kWarps = 4, kThreads = kWarps * 32, kTile = 16;
+constexpr uint32_t kTile = kDecodeTile;
 
-template <int kHead> constexpr uint32_t kStages = kHead <= 128 ? 3 : 2;
-template <int kHead> constexpr uint32_t kStageBytes = 2 * kTile* kPitch<kHead>;
+template <int kHead> constexpr uint32_t kWarps = kHead <= 128 ? 4 : 2;
+template <int kHead> constexpr uint32_t kStages = kHead <= 64 ? 4 : 3;
+template <int kHead> constexpr uint32_t kPlaneBytes = kTile* kPitch<kHead>; // K or V of a stage
 
-template <int kHead> size_t shared_bytes(uint32_t group) {
-  return size_t{kWarps} * kStages<kHead> * kStageBytes<kHead> + size_t{kWarps} * group * (kHead + 2) * 4;
-}
-
-// The tiles that a warp will load: all items of the worker, one after another.
-struct Cursor {
-  uint32_t item, last_item;
-  uint32_t position = 0, begin = 0, end = 0, table = 0;
-
-  __device__ __forceinline__ void open(const DecodeItem* items, uint32_t warp) {
-    while (item < last_item) {
-      const DecodeItem& now = items[item];
-      begin = now.begin, end = now.end, table = now.table;
-      position = begin / kKvUnit * kKvUnit + warp * kTile;
-      if (position + kTile <= begin) position += kKvUnit; // a window begins inside the unit
-      if (position < end) return;
-      ++item;
-    }
-  }
-  __device__ __forceinline__ bool valid() const { return item < last_item; }
-  __device__ __forceinline__ void next(const DecodeItem* items, uint32_t warp) {
-    position += kKvUnit;
-    if (position >= end) {
-      ++item;
-      open(items, warp);
-    }
-  }
+template <int kHead> struct Shared {
+  alignas(128) unsigned char ring[kWarps<kHead>][kStages<kHead>][2][kPlaneBytes<kHead>]; // K, V
+  float largest[kWarps<kHead>][16], sum[kWarps<kHead>][16];
+  uint32_t is_last;
 };
 
-template <class Element, int kHead, bool kEightRows>
-__global__ void __launch_bounds__(kThreads, 2)
-    attend_decode_kernel(const DecodeItem* items, const uint32_t* worker_start, AttendArgs a) {
-  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads;
-  const uint32_t worker = blockIdx.x / kv_heads, kv_head = blockIdx.x % kv_heads;
-  unsigned char* stages = dynamic_shared() + warp * (kStages<kHead> * kStageBytes<kHead>);
-  float* merged = reinterpret_cast<float*>(dynamic_shared() +
-                                           kWarps * kStages<kHead> * kStageBytes<kHead>); // [warp][group](sums, m, l)
-  let_next_kernel_begin();
-  wait_for_previous_kernels();
+__device__ __forceinline__ void add_to(float4& sum, float weight, const float4& v) {
+  sum.x = __fmaf_rn(weight, v.x, sum.x);
+  sum.y = __fmaf_rn(weight, v.y, sum.y);
+  sum.z = __fmaf_rn(weight, v.z, sum.z);
+  sum.w = __fmaf_rn(weight, v.w, sum.w);
+}
+__device__ __forceinline__ void store4(__half* to, const float4& v, float scale) {
+  *reinterpret_cast<uint2*>(to) =
+      make_uint2(pack_half2(v.x * scale, v.y * scale), pack_half2(v.z * scale, v.w * scale));
+}
 
-  const uint32_t first = worker_start[worker], last = worker_start[worker + 1];
-  if (first == last) return;
-  constexpr uint32_t kPieces = kHead / 8, kCopies = kTile * kPieces / 32;
+// kRows: 8 where the group has at most 8 heads (the lower half of each tile is then empty), else 16.
+template <class Element, int kHead, int kRows, bool kSoftcap>
+__global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
+    attend_decode_kernel(const uint32_t* num_items, const DecodeItem* items, AttendArgs a) {
+  auto& shared = *reinterpret_cast<Shared<kHead>*>(dynamic_shared());
+  constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kHead / 8, kCopies = kTile * kPieces / 32;
+  constexpr int kHalves = kRows / 8, kNumStages = kStages<kHead>;
   static_assert(kTile * kPieces % 32 == 0);
-  Cursor cursor{first, last};
-  cursor.open(items, warp);
-  const uint32_t shift = static_cast<uint32_t>(__ffs(static_cast<int>(a.kv.block_size)) - 1);
-  uint32_t blocks[2]; // of the first and second eight positions of the cursor's tile
-  const auto find_blocks = [&] {
-    if (!cursor.valid()) return;
-    // Blocks behind a window may be gone from the table: their positions are not read.
-    blocks[0] = a.table[cursor.table + (cursor.position >> shift)];
-    blocks[1] = a.kv.block_size >= kTile           ? blocks[0]
-                : cursor.position + 8 < cursor.end ? a.table[cursor.table + ((cursor.position + 8) >> shift)]
-                                                   : 0;
-  };
-  find_blocks();
-  const uint32_t head_bytes = kv_head * a.kv.block_size * (kHead * 2);
-  const auto issue = [&](uint32_t stage) {
-    if (cursor.valid()) {
-      unsigned char* keys = stages + stage * kStageBytes<kHead>;
-      unsigned char* values = keys + kTile * kPitch<kHead>;
+  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads, block_size = a.kv.block_size;
+  const uint32_t shift = static_cast<uint32_t>(__ffs(static_cast<int>(block_size)) - 1);
+  // The lists come with the step, not from a kernel: they are read before the kernels in front have ended.
+  const uint32_t num_tasks = *num_items * kv_heads;
+  bool waited = false;
+  for (uint32_t round = 0;; ++round) {
+    const uint32_t task = round * gridDim.x + (round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x);
+    if (round * gridDim.x >= num_tasks) break;
+    if (task >= num_tasks) continue;
+    const DecodeItem item = items[task / kv_heads];
+    const uint32_t kv_head = task % kv_heads;
+    const uint32_t origin = item.begin / kTile * kTile;
+    const auto num_tiles = static_cast<int>((item.end - origin + kTile - 1) / kTile);
+    const int own_tiles =
+        (num_tiles - static_cast<int>(warp) + static_cast<int>(kWarps<kHead>) - 1) / static_cast<int>(kWarps<kHead>);
+    const auto tile_position = [&](int own) {
+      return origin + (static_cast<uint32_t>(own) * kWarps<kHead> + warp) * kTile;
+    };
+    // Of the next tile to fetch: the blocks of its first and second eight positions. Outside the item there may be
+    // none.
+    uint32_t blocks[2] = {0, 0};
+    const auto find_blocks = [&](int own) {
+      if (own >= own_tiles) return;
+      const uint32_t first = tile_position(own), last = item.end - 1;
+      blocks[0] = a.table[item.table + (min(max(first, item.begin), last) >> shift)];
+      blocks[1] = block_size >= kTile ? blocks[0] : a.table[item.table + (min(first + 8, last) >> shift)];
+    };
+    const uint32_t head_bytes = kv_head * block_size * (kHead * 2);
+    const auto fetch = [&](int own) {
+      if (own < own_tiles) {
+        const uint32_t first = tile_position(own);
+        if (!waited && first + kTile > item.stored) {
+          wait_for_previous_kernels();
+          waited = true;
+        }
+        auto& ring = shared.ring[warp][own % kNumStages];
 #pragma unroll
-      for (uint32_t i = 0; i < kCopies; ++i) {
-        const uint32_t index = i * 32 + lane, row = index / kPieces, piece = index % kPieces,
-                       position = cursor.position + row;
-        const bool valid = position >= cursor.begin && position < cursor.end;
-        const uint32_t in_block = position & (a.kv.block_size - 1);
-        const std::byte* block = a.kv.base + uint64_t{valid ? blocks[row / 8] : 0} * a.kv.block_bytes + head_bytes +
-                                 in_block * (kHead * 2) + piece * 16;
-        copy_async16(keys + piece_at<kHead>(row, piece), block + a.kv.k_offset, valid);
-        copy_async16(values + piece_at<kHead>(row, piece), block + a.kv.v_offset, valid);
+        for (uint32_t i = 0; i < kCopies; ++i) {
+          const uint32_t index = i * 32 + lane, row = index / kPieces, piece = index % kPieces;
+          const uint32_t position = first + row;
+          const bool valid = position >= item.begin && position < item.end;
+          const std::byte* block = a.kv.base + uint64_t{blocks[row / 8]} * a.kv.block_bytes + head_bytes +
+                                   (position & (block_size - 1)) * (kHead * 2) + piece * 16;
+          copy_async16(ring[0] + piece_at<kHead>(row, piece), block + a.kv.k_offset, valid);
+          copy_async16(ring[1] + piece_at<kHead>(row, piece), block + a.kv.v_offset, valid);
+        }
+        find_blocks(own + 1);
       }
-      cursor.next(items, warp);
-      find_blocks();
-    }
-    copy_async_commit();
-  };
+      copy_async_commit(); // an empty group keeps the count
+    };
+    find_blocks(0);
 #pragma unroll
-  for (uint32_t i = 0; i < kStages<kHead> - 1; ++i) issue(i);
+    for (int s = 0; s < kNumStages - 1; ++s) fetch(s);
+    if (!waited) wait_for_previous_kernels();
+    waited = true;
+    let_next_kernel_begin();
 
-  uint32_t stage = 0;
-  for (uint32_t index = first; index < last; ++index) {
-    const DecodeItem item = items[index];
     const __half* q_row =
         static_cast<const __half*>(a.q.data) + size_t{item.token} * a.q.stride + kv_head * group * kHead;
     uint32_t q[kHead / 16][4];
     load_queries<Element, kHead>(q, [&](uint32_t r) { return r < group ? q_row + r * kHead : nullptr; });
-    RowState state[2];
-    float sums[kHead / 8][4] = {};
 
-    uint32_t position = item.begin / kKvUnit * kKvUnit + warp * kTile;
-    if (position + kTile <= item.begin) position += kKvUnit;
-    for (; position < item.end; position += kKvUnit) {
-      copy_async_wait<kStages<kHead> - 2>();
+    float sums[kHead / 8][4] = {}; // [16 rows, kHead]
+    float largest[kHalves], sum[kHalves];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) largest[h] = -kInfinity, sum[h] = 0;
+
+    for (int own = 0; own < own_tiles; ++own) {
+      copy_async_wait<kNumStages - 2>();
       __syncwarp();
-      issue(stage == 0 ? kStages<kHead> - 1 : stage - 1);
-      const unsigned char* keys = stages + stage * kStageBytes<kHead>;
-      stage = stage + 1 == kStages<kHead> ? 0 : stage + 1;
-      float scores[2][4] = {};
-      multiply_keys<Element, kHead, kTile>(scores, q, keys, 0);
-      const bool whole = position >= item.begin && position + kTile <= item.end;
-      constexpr int kHalves = kEightRows ? 1 : 2; // rows g, and g + 8
+      fetch(own + kNumStages - 1);
+      const auto& ring = shared.ring[warp][own % kNumStages];
+      float scores[2][4] = {}; // [16 rows, 16 positions]
+      multiply_keys<Element, kHead, kTile>(scores, q, ring[0], 0);
+      float unit = a.scale * kLog2e;
+      if constexpr (kSoftcap) {
+        unit = 1;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = in_base2(scores[i / 4][i % 4], a.scale, a.softcap);
+      }
+      const uint32_t first = tile_position(own);
+      if (first < item.begin || first + kTile > item.end) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const uint32_t position = first + i / 4 * 8 + 2 * t + i % 2;
+          if (position < item.begin || position >= item.end) scores[i / 4][i % 4] = -kInfinity;
+        }
+      }
+      bool rose = false;
+      float keep[kHalves];
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        float largest = state[h].largest;
+        float m = fmaxf(fmaxf(scores[0][2 * h], scores[0][2 * h + 1]), fmaxf(scores[1][2 * h], scores[1][2 * h + 1]));
+        m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 1));
+        m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 2));
+        m = fmaxf(m * unit, largest[h]);
+        const float safe = finite_or_zero(m);
+        keep[h] = exp2_fast(largest[h] - safe);
+        rose |= m != largest[h];
+        largest[h] = m;
+        float now = 0;
 #pragma unroll
         for (int n = 0; n < 2; ++n)
 #pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            float& s = scores[n][2 * h + c];
-            s = in_base2(s, a.scale, a.softcap);
-            if (!whole) {
-              const uint32_t at = position + 8 * n + 2 * t + c;
-              if (at < item.begin || at >= item.end) s = -kInfinity;
-            }
-            largest = fmaxf(largest, s);
+          for (int c = 2 * h; c < 2 * h + 2; ++c) {
+            scores[n][c] = exp2_fast(__fmaf_rn(scores[n][c], unit, -safe));
+            now += scores[n][c];
           }
-        largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
-        largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
-        const float safe = finite_or_zero(largest);
-        float sum = 0;
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            float& s = scores[n][2 * h + c];
-            s = exp2_fast(s - safe);
-            sum += s;
-          }
-        const float keep = exp2_fast(state[h].largest - safe);
-        state[h].sum = state[h].sum * keep + sum;
-        if (__any_sync(kAllLanes, largest != state[h].largest)) {
-#pragma unroll
-          for (int d = 0; d < kHead / 8; ++d) {
-            sums[d][2 * h] *= keep;
-            sums[d][2 * h + 1] *= keep;
-          }
-        }
-        state[h].largest = largest;
+        sum[h] = __fmaf_rn(sum[h], keep[h], now);
       }
-      if constexpr (kEightRows) {
+      if constexpr (kHalves == 1) {
 #pragma unroll
         for (int n = 0; n < 2; ++n) scores[n][2] = scores[n][3] = 0.f;
       }
-      multiply_values<Element, kHead, kTile>(sums, scores, keys + kTile * kPitch<kHead>, 0);
-    }
-
-    // The warps' results meet.
-#pragma unroll
-    for (int h = 0; h < (kEightRows ? 1 : 2); ++h) {
-      state[h].sum += __shfl_xor_sync(kAllLanes, state[h].sum, 1);
-      state[h].sum += __shfl_xor_sync(kAllLanes, state[h].sum, 2);
-      const uint32_t row = g + 8 * h;
-      if (row < group) {
-        float* to = merged + (warp * group + row) * (kHead + 2);
+      if (__any_sync(kAllLanes, rose)) {
 #pragma unroll
         for (int d = 0; d < kHead / 8; ++d)
-          *reinterpret_cast<float2*>(to + 8 * d + 2 * t) = make_float2(sums[d][2 * h], sums[d][2 * h + 1]);
-        if (t == 0) to[kHead] = state[h].largest, to[kHead + 1] = state[h].sum;
+#pragma unroll
+          for (int h = 0; h < kHalves; ++h) sums[d][2 * h] *= keep[h], sums[d][2 * h + 1] *= keep[h];
       }
+      multiply_values<Element, kHead, kTile>(sums, scores, ring[1], 0);
+    }
+
+    // The warps' results together, in the order of the warps.
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      sum[h] += __shfl_xor_sync(kAllLanes, sum[h], 1);
+      sum[h] += __shfl_xor_sync(kAllLanes, sum[h], 2);
+      if (t == 0) shared.largest[warp][g + 8 * h] = largest[h], shared.sum[warp][g + 8 * h] = sum[h];
+    }
+    copy_async_wait<0>();
+    __syncthreads(); // also: every ring is idle, its memory free
+    auto* const merged = reinterpret_cast<float*>(&shared.ring[0][0][0][0]); // [warp, kRows, kHead]
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      const uint32_t row = g + 8 * h;
+      if (row >= group) continue;
+      float m = shared.largest[0][row];
+#pragma unroll
+      for (uint32_t w = 1; w < kWarps<kHead>; ++w) m = fmaxf(m, shared.largest[w][row]);
+      const float factor = exp2_fast(largest[h] - finite_or_zero(m));
+#pragma unroll
+      for (int d = 0; d < kHead / 8; ++d)
+        *reinterpret_cast<float2*>(merged + (warp * kRows + row) * kHead + d * 8 + 2 * t) =
+            make_float2(sums[d][2 * h] * factor, sums[d][2 * h + 1] * factor);
     }
     __syncthreads();
-    const uint32_t pairs = group * (kHead / 2);
-    for (uint32_t i = threadIdx.x; i < pairs; i += kThreads) {
-      const uint32_t row = i / (kHead / 2), col = i % (kHead / 2) * 2;
-      float m = -kInfinity, l = 0;
-      float2 sum = make_float2(0, 0);
+
+    // Four elements a thread from here on.
+    const size_t slot = size_t{item.partial + item.part} * kv_heads + kv_head;
+    for (uint32_t i = threadIdx.x; i < group * (kHead / 4); i += kThreads) {
+      const uint32_t row = i / (kHead / 4), col = i % (kHead / 4) * 4, head = kv_head * group + row;
+      float m = shared.largest[0][row], total = 0;
+      float4 value = make_float4(0, 0, 0, 0);
 #pragma unroll
-      for (uint32_t w = 0; w < kWarps; ++w) {
-        const float* from = merged + (w * group + row) * (kHead + 2);
-        float keep, take;
-        fold_scales(m, from[kHead], keep, take);
-        l = fold(l, keep, from[kHead + 1], take);
-        const float2 v = *reinterpret_cast<const float2*>(from + col);
-        sum = make_float2(fold(sum.x, keep, v.x, take), fold(sum.y, keep, v.y, take));
+      for (uint32_t w = 1; w < kWarps<kHead>; ++w) m = fmaxf(m, shared.largest[w][row]);
+#pragma unroll
+      for (uint32_t w = 0; w < kWarps<kHead>; ++w) {
+        total += shared.sum[w][row] * exp2_fast(shared.largest[w][row] - finite_or_zero(m));
+        add_to(value, 1.0f, *reinterpret_cast<const float4*>(merged + (w * kRows + row) * kHead + col));
       }
-      const uint32_t head = kv_head * group + row;
       if (item.parts == 1) {
-        const float scale = normaliser(m, l, a.sinks, head);
-        *reinterpret_cast<uint32_t*>(static_cast<__half*>(a.out.data) + size_t{item.token} * a.out.stride +
-                                     head * kHead + col) = pack_half2(sum.x * scale, sum.y * scale);
+        store4(static_cast<__half*>(a.out.data) + size_t{item.token} * a.out.stride + head * kHead + col, value,
+               normaliser(m, total, a.sinks, head));
       } else {
-        float* to = a.partials + (size_t{item.partial + item.part} * a.q.heads + head) * (kHead + 2);
-        __stcg(reinterpret_cast<float2*>(to + col), sum);
-        if (col == 0) __stcg(reinterpret_cast<float2*>(to + kHead), make_float2(m, l));
+        __stcg(reinterpret_cast<float4*>(a.partials + (slot * group + row) * kHead + col), value);
+        if (col == 0) __stcg(reinterpret_cast<float2*>(a.partial_sums) + slot * group + row, make_float2(m, total));
       }
     }
     if (item.parts > 1) {
       __threadfence();
       __syncthreads();
-      __shared__ uint32_t arrived;
-      uint32_t* counter = a.counters + item.sequence * kv_heads + kv_head;
-      if (threadIdx.x == 0) arrived = atomicAdd(counter, 1u);
-      __syncthreads();
-      if (arrived + 1 == item.parts) {
+      if (threadIdx.x == 0) {
+        uint32_t* const arrived = a.counters + size_t{item.partial} * kv_heads + kv_head;
+        shared.is_last = atomicAdd(arrived, 1u) == item.parts - 1 ? 1u : 0u;
+        if (shared.is_last != 0) *arrived = 0; // for the next launch
         __threadfence();
-        if (threadIdx.x == 0) *counter = 0;
-        for (uint32_t i = threadIdx.x; i < pairs; i += kThreads) {
-          const uint32_t row = i / (kHead / 2), col = i % (kHead / 2) * 2, head = kv_head * group + row;
-          float m = -kInfinity, l = 0;
-          float2 sum = make_float2(0, 0);
-          const float* from = a.partials + (size_t{item.partial} * a.q.heads + head) * (kHead + 2);
-          const size_t stride = size_t{a.q.heads} * (kHead + 2);
-#pragma unroll 4
-          for (uint32_t p = 0; p < item.parts; ++p, from += stride) {
-            const float2 ml = __ldcg(reinterpret_cast<const float2*>(from + kHead)),
-                         v = __ldcg(reinterpret_cast<const float2*>(from + col));
-            float keep, take;
-            fold_scales(m, ml.x, keep, take);
-            l = fold(l, keep, ml.y, take);
-            sum = make_float2(fold(sum.x, keep, v.x, take), fold(sum.y, keep, v.y, take));
+      }
+      __syncthreads();
+      if (shared.is_last != 0) {
+        const size_t first = (size_t{item.partial} * kv_heads + kv_head) * group; // rows of part 0
+        const size_t step = size_t{kv_heads} * group;                             // rows from part to part
+        // A warp a row, a lane every 32nd part: what each part counts, over the row's total, goes to shared memory.
+        auto* const weights = reinterpret_cast<float*>(&shared.ring[0][0][0][0]); // [group, kMaxDecodeParts]
+        for (uint32_t row = warp; row < group; row += kWarps<kHead>) {
+          float2 part[kMaxDecodeParts / 32];
+          float m = -kInfinity, total = 0;
+#pragma unroll
+          for (uint32_t i = 0; i < kMaxDecodeParts / 32; ++i) {
+            const uint32_t k = i * 32 + lane;
+            part[i] = k < item.parts ? __ldcg(reinterpret_cast<const float2*>(a.partial_sums) + first + row + k * step)
+                                     : make_float2(-kInfinity, 0);
+            m = fmaxf(m, part[i].x);
           }
-          const float scale = normaliser(m, l, a.sinks, head);
-          *reinterpret_cast<uint32_t*>(static_cast<__half*>(a.out.data) + size_t{item.token} * a.out.stride +
-                                       head * kHead + col) = pack_half2(sum.x * scale, sum.y * scale);
+          m = warp_max(m);
+#pragma unroll
+          for (uint32_t i = 0; i < kMaxDecodeParts / 32; ++i) {
+            part[i].x = exp2_fast(part[i].x - finite_or_zero(m));
+            total += part[i].x * part[i].y;
+          }
+          total = warp_sum(total);
+          const float scale = normaliser(m, total, a.sinks, kv_head * group + row);
+#pragma unroll
+          for (uint32_t i = 0; i < kMaxDecodeParts / 32; ++i)
+            if (i * 32 + lane < item.parts) weights[row * kMaxDecodeParts + i * 32 + lane] = part[i].x * scale;
+        }
+        __syncthreads();
+        for (uint32_t i = threadIdx.x; i < group * (kHead / 4); i += kThreads) {
+          const uint32_t row = i / (kHead / 4), col = i % (kHead / 4) * 4;
+          const auto* const own = reinterpret_cast<const float4*>(a.partials + (first + row) * kHead + col);
+          const float* const weight = weights + row * kMaxDecodeParts;
+          float4 value = make_float4(0, 0, 0, 0);
+          uint32_t k = 0;
+          for (; k + 8 <= item.parts; k += 8) { // eight loads under way at a time
+            float4 v[8];
+#pragma unroll
+            for (uint32_t j = 0; j < 8; ++j) v[j] = __ldcg(own + (k + j) * step * (kHead / 4));
+#pragma unroll
+            for (uint32_t j = 0; j < 8; ++j) add_to(value, weight[k + j], v[j]);
+          }
+          for (; k < item.parts; ++k) add_to(value, weight[k], __ldcg(own + k * step * (kHead / 4)));
+          store4(static_cast<__half*>(a.out.data) + size_t{item.token} * a.out.stride +
+                     (kv_head * group + row) * kHead + col,
+                 value, 1.0f);
         }
       }
     }
-    __syncthreads(); // before `merged` is written again
+    __syncthreads(); // shared memory is the next task's
   }
-  copy_async_wait<0>();
+  // Else what depends on this kernel could begin before the one in front has ended.
+  if (!waited) wait_for_previous_kernels();
 }
 
 template <class Element, int kHead>
-void run(const Queue& queue, uint32_t workers, const DecodeItem* items, const uint32_t* start, const AttendArgs& a) {
-  const uint32_t group = a.q.heads / a.kv.kv_heads, blocks = workers * a.kv.kv_heads;
-  if (group <= 8)
-    launch("attend_decode", attend_decode_kernel<Element, kHead, true>, blocks, kThreads, shared_bytes<kHead>(group),
-           queue, items, start, a);
+void run(const Queue& queue, uint32_t blocks, const uint32_t* num_items, const DecodeItem* items, const AttendArgs& a) {
+  const auto go = [&](auto* kernel) {
+    launch("attend_decode", kernel, blocks, kWarps<kHead> * 32, sizeof(Shared<kHead>), queue, num_items, items, a);
+  };
+  if (a.q.heads / a.kv.kv_heads <= 8)
+    go(a.softcap != 0 ? attend_decode_kernel<Element, kHead, 8, true> : attend_decode_kernel<Element, kHead, 8, false>);
   else
-    launch("attend_decode", attend_decode_kernel<Element, kHead, false>, blocks, kThreads, shared_bytes<kHead>(group),
-           queue, items, start, a);
+    go(a.softcap != 0 ? attend_decode_kernel<Element, kHead, 16, true>
+                      : attend_decode_kernel<Element, kHead, 16, false>);
 }
 
 template <class Element>
-void run(const Queue& queue, uint32_t workers, const DecodeItem* items, const uint32_t* start, const AttendArgs& a) {
+void run(const Queue& queue, uint32_t blocks, const uint32_t* num_items, const DecodeItem* items, const AttendArgs& a) {
   switch (a.kv.k_dim) {
   case 64:
-    return run<Element, 64>(queue, workers, items, start, a);
+    return run<Element, 64>(queue, blocks, num_items, items, a);
   case 80:
-    return run<Element, 80>(queue, workers, items, start, a);
+    return run<Element, 80>(queue, blocks, num_items, items, a);
   case 96:
-    return run<Element, 96>(queue, workers, items, start, a);
+    return run<Element, 96>(queue, blocks, num_items, items, a);
   case 128:
-    return run<Element, 128>(queue, workers, items, start, a);
+    return run<Element, 128>(queue, blocks, num_items, items, a);
   default:
-    return run<Element, 256>(queue, workers, items, start, a);
+    return run<Element, 256>(queue, blocks, num_items, items, a);
   }
 }
 
@@ -279,18 +319,15 @@ bool attend_fast(uint32_t heads, const quire_kv_layer& layer, uint32_t format, i
   return compute_capability >= 80 && (format == QUIRE_F16 || format == QUIRE_BF16);
 }
 
-uint32_t decode_workers(uint32_t kv_heads, uint32_t multiprocessors) {
-  const uint32_t blocks = 2 * multiprocessors;
-  return blocks < kv_heads ? 1 : blocks / kv_heads;
-}
+uint32_t decode_blocks(uint32_t multiprocessors) { return 2 * multiprocessors; }
 
-void attend_decode(const Queue& queue, uint32_t workers, const DecodeItem* items, const uint32_t* worker_start,
+void attend_decode(const Queue& queue, uint32_t blocks, const uint32_t* num_items, const DecodeItem* items,
                    const AttendArgs& a) {
   assert(a.kv.k_dim == a.kv.v_dim && a.q.heads / a.kv.kv_heads <= 16);
   if (a.kv.format == QUIRE_BF16)
-    run<__nv_bfloat16>(queue, workers, items, worker_start, a);
+    run<__nv_bfloat16>(queue, blocks, num_items, items, a);
   else
-    run<__half>(queue, workers, items, worker_start, a);
+    run<__half>(queue, blocks, num_items, items, a);
 }
 
 } // namespace quire::cuda

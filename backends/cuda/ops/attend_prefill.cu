@@ -1,12 +1,12 @@
-// attend_prefill: chunks of query tokens over the paged cache on mma.sync, and, for fixed order, any number of them
-// over parts of KV.
+// attend_prefill: chunks of query tokens over the paged cache on mma.sync.
 //
 // Shapes: q [T, heads, kHead], cache [block, kv_head, token in block, kHead] for K and V, out [T, heads, kHead].
 // Operations: 4 * kHead a query, head and position seen. Bytes: q and out once, K and V once a block of rows (from the
-// L2). FlashAttention-2 (Dao 2023): a block has 16 rows a warp, a row being a query token and one of the heads that
-// share the KV head; tiles of 64 positions pass through shared memory, twice buffered by cp.async. A row's result
-// depends on the tiles at its absolute positions alone: what other rows of its block see beyond it is masked, which
-// adds exact zeros.
+// L2). FlashAttention-2 (Dao 2023): a row is a query token and one of the heads that share the KV head. A warp holds 32
+// rows (16 for heads of 256), so that each fragment of K and V that it reads from shared memory feeds two products;
+// queries stay in shared memory. Tiles of KV are twice buffered by cp.async, their block addresses found a tile ahead.
+// A row's largest score is followed loosely: values are only rescaled once it has risen by 2^8. Work with most
+// positions first, all KV heads of it side by side.
 #include "attend.cuh"
 
 #include <cassert>
@@ -14,299 +14,261 @@
 namespace quire::cuda {
 namespace {
 
-template <int kHead> constexpr int kKeys = kHead <= 128 ? 64 : 16; // positions a tile: as many as the registers allow
-template <int kHead> constexpr uint32_t kStageBytes = 2 * kKeys<kHead>* kPitch<kHead>;
+constexpr uint32_t kWarps = 4, kThreads = kWarps * 32;
+template <int kHead> constexpr int kTilesOfRows = kHead <= 128 ? 2 : 1; // of 16 rows, a warp
+template <int kHead> constexpr uint32_t kRows = kWarps * 16 * kTilesOfRows<kHead>;
+template <int kHead> constexpr int kKeys = kHead <= 128 ? 64 : 32; // positions a tile
+template <int kHead> constexpr uint32_t kPlaneBytes = kKeys<kHead>* kPitch<kHead>;
+constexpr uint32_t kMostBlocks = 8; // that a tile touches
+constexpr float kLoose = 8;         // log2 of what a row's values may exceed 1 by
+constexpr float kNothing = -1e30f;  // largest of no scores: finite, so that differences are no NaNs
 
-// kWarps 8: 128 rows. kParts: the item is one chunk of KV and leaves a partial result.
-template <class Element, int kHead, int kWarps, bool kFixedOrder, bool kParts>
-__device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv_head, const AttendArgs& a) {
-  constexpr uint32_t kThreads = kWarps * 32, kTile = kKeys<kHead>;
+template <int kHead> struct Shared {
+  alignas(128) unsigned char q[kRows<kHead> * kPitch<kHead>];
+  unsigned char kv[2][2][kPlaneBytes<kHead>]; // stage, K and V
+  uint32_t blocks[2][kMostBlocks];            // ids
+};
+
+template <class Element, int kHead, bool kSoftcap>
+__global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const PrefillItem* items, AttendArgs a) {
+  constexpr int kM = kTilesOfRows<kHead>;
+  constexpr uint32_t kTile = kKeys<kHead>, kPieces = kHead / 8;
+  auto& shared = *reinterpret_cast<Shared<kHead>*>(dynamic_shared());
+  let_next_kernel_begin();
+  wait_for_previous_kernels();
+  const PrefillItem item = items[blockIdx.y];
+  const uint32_t kv_head = blockIdx.x, group = a.q.heads / a.kv.kv_heads;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads;
-  unsigned char* shared = dynamic_shared();
-  const uint32_t last_row = min(item.first_row + kWarps * 16, item.rows) - 1;
-  const uint32_t first_position = item.position + item.first_row / group; // of the block's first query
-  uint32_t begin = a.kv.window != 0 && first_position + 1 > a.kv.window ? first_position + 1 - a.kv.window : 0;
-  uint32_t end = item.position + last_row / group + 1;
-  const uint32_t live = begin; // positions before may have no block
-  if constexpr (kParts) {
-    begin = max(begin, item.chunk * kKvChunk);
-    end = min(end, (item.chunk + 1) * kKvChunk);
-  }
-  begin = begin / kTile * kTile;
 
-  // This lane's rows g and g + 8 of the warp: their positions.
-  uint32_t row_of[2], position_of[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    row_of[h] = item.first_row + warp * 16 + g + 8 * h;
-    position_of[h] = item.position + min(row_of[h], item.rows - 1) / group;
-  }
-  uint32_t q[kHead / 16][4];
-  load_queries<Element, kHead>(q, [&](uint32_t r) {
-    const uint32_t row = item.first_row + warp * 16 + r;
-    return row < item.rows ? static_cast<const __half*>(a.q.data) + size_t{item.token + row / group} * a.q.stride +
-                                 (kv_head * group + row % group) * kHead
-                           : nullptr;
-  });
+  // Positions that any row sees: [live, end). Those before may have no block.
+  const uint32_t last_row = min(item.first_row + kRows<kHead>, item.rows) - 1;
+  const uint32_t first_position = item.position + item.first_row / group;
+  const uint32_t live = a.kv.window != 0 && first_position + 1 > a.kv.window ? first_position + 1 - a.kv.window : 0;
+  const uint32_t end = item.position + last_row / group + 1, begin = live / kTile * kTile;
+  const uint32_t num_tiles = (end - begin + kTile - 1) / kTile;
+  const uint32_t block_size = a.kv.block_size, shift = static_cast<uint32_t>(__ffs(static_cast<int>(block_size)) - 1);
 
-  constexpr uint32_t kPieces = kHead / 8, kCopies = (kTile * kPieces + kThreads - 1) / kThreads;
-  const uint32_t shift = static_cast<uint32_t>(__ffs(static_cast<int>(a.kv.block_size)) - 1);
-  const uint32_t head_bytes = kv_head * a.kv.block_size * (kHead * 2);
-  const auto stage = [&](uint32_t tile, uint32_t into) {
-    unsigned char* keys = shared + into * kStageBytes<kHead>;
-    unsigned char* values = keys + kTile * kPitch<kHead>;
+  const auto find_blocks = [&](uint32_t tile) { // a thread an id; what is not seen stands for what may not be there
+    if (threadIdx.x >= kMostBlocks) return;
+    const uint32_t position = min(max(begin + tile * kTile + threadIdx.x * block_size, live), end - 1);
+    copy_async4(&shared.blocks[tile % 2][threadIdx.x], a.table + item.table + (position >> shift));
+  };
+  const std::byte* const keys_of_head = a.kv.base + a.kv.k_offset + kv_head * block_size * (kHead * 2);
+  const uint64_t v_from_k = a.kv.v_offset - a.kv.k_offset;
+  const auto fetch = [&](uint32_t tile) {
+    const uint32_t first = begin + tile * kTile, stage = tile % 2;
+    const uint32_t first_block = first >> shift;
 #pragma unroll
-    for (uint32_t i = 0; i < kCopies; ++i) {
-      const uint32_t index = i * kThreads + threadIdx.x, row = index / kPieces, piece = index % kPieces,
-                     position = tile + row;
-      if (kTile * kPieces % kThreads != 0 && row >= kTile) break;
+    for (uint32_t i = 0; i < kTile * kPieces / kThreads; ++i) {
+      const uint32_t index = i * kThreads + threadIdx.x, row = index / kPieces, piece = index % kPieces;
+      const uint32_t position = first + row;
       const bool valid = position >= live && position < end;
-      const uint32_t block_id = valid ? a.table[item.table + (position >> shift)] : 0;
-      const std::byte* block = a.kv.base + uint64_t{block_id} * a.kv.block_bytes + head_bytes +
-                               (position & (a.kv.block_size - 1)) * (kHead * 2) + piece * 16;
-      copy_async16(keys + piece_at<kHead>(row, piece), block + a.kv.k_offset, valid);
-      copy_async16(values + piece_at<kHead>(row, piece), block + a.kv.v_offset, valid);
+      const std::byte* from = keys_of_head +
+                              uint64_t{shared.blocks[stage][(position >> shift) - first_block]} * a.kv.block_bytes +
+                              (position & (block_size - 1)) * (kHead * 2) + piece * 16;
+      copy_async16(shared.kv[stage][0] + piece_at<kHead>(row, piece), from, valid);
+      copy_async16(shared.kv[stage][1] + piece_at<kHead>(row, piece), from + v_from_k, valid);
     }
   };
 
-  RowState state[2];
-  float sums[kHead / 8][4] = {};
-  RowState total_state[2];
-  // What the chunks before came to, [element][thread]: registers would not hold both.
-  float* totals = reinterpret_cast<float*>(shared + 2 * kStageBytes<kHead>) + threadIdx.x;
-  const auto fold_chunk = [&](bool is_first) {
-    if constexpr (kFixedOrder) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float sum = state[h].sum;
-        sum += __shfl_xor_sync(kAllLanes, sum, 1);
-        sum += __shfl_xor_sync(kAllLanes, sum, 2);
-        float keep, take;
-        fold_scales(total_state[h].largest, state[h].largest, keep, take);
-        total_state[h].sum = fold(total_state[h].sum, keep, sum, take);
-#pragma unroll
-        for (int d = 0; d < kHead / 8; ++d)
-#pragma unroll
-          for (int c = 2 * h; c < 2 * h + 2; ++c) {
-            float& total = totals[(4 * d + c) * kThreads];
-            total = fold(is_first ? 0.f : total, keep, sums[d][c], take);
-            sums[d][c] = 0;
-          }
-        state[h] = RowState{};
-      }
-    }
-  };
-
-  if (begin < end) stage(begin, 0);
+  find_blocks(0);
+  find_blocks(1);
   copy_async_commit();
-  uint32_t buffer = 0;
-  bool is_first = true;
-  for (uint32_t tile = begin; tile < end; tile += kTile, buffer ^= 1) {
-    if (tile + kTile < end) stage(tile + kTile, buffer ^ 1);
-    copy_async_commit();
+#pragma unroll
+  for (uint32_t i = 0; i < kRows<kHead> * kPieces / kThreads; ++i) {
+    const uint32_t index = i * kThreads + threadIdx.x, row = index / kPieces, piece = index % kPieces;
+    const uint32_t at = item.first_row + row, inside = min(at, item.rows - 1);
+    const __half* from = static_cast<const __half*>(a.q.data) + size_t{item.token + inside / group} * a.q.stride +
+                         (kv_head * group + inside % group) * kHead + piece * 8;
+    copy_async16(shared.q + piece_at<kHead>(row, piece), from, at < item.rows);
+  }
+  copy_async_commit();
+  copy_async_wait<1>();
+  __syncthreads(); // the block ids
+  fetch(0);
+  copy_async_commit();
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>) { // each thread what it has copied itself
     copy_async_wait<1>();
-    __syncthreads();
-    if (kFixedOrder && tile != begin && tile % kKvChunk == 0) {
-      fold_chunk(is_first);
-      is_first = false;
-    }
-    const unsigned char* keys = shared + buffer * kStageBytes<kHead>;
-    float scores[kTile / 8][4] = {};
-    multiply_keys<Element, kHead, kTile>(scores, q, keys, 0);
-    // Masked only where some row of the warp does not see the whole tile.
-    const uint32_t lowest = item.position + (item.first_row + warp * 16) / group,
-                   highest = item.position + min(item.first_row + warp * 16 + 15, item.rows - 1) / group;
-    const bool whole = tile + kTile - 1 <= lowest && (a.kv.window == 0 || tile + a.kv.window > highest);
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float largest = state[h].largest;
+    for (uint32_t i = 0; i < kRows<kHead> * kPieces / kThreads; ++i) {
+      const uint32_t index = i * kThreads + threadIdx.x, row = index / kPieces, piece = index % kPieces;
+      auto* const words = reinterpret_cast<uint32_t*>(shared.q + piece_at<kHead>(row, piece));
 #pragma unroll
-      for (uint32_t n = 0; n < kTile / 8; ++n)
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          float& s = scores[n][2 * h + c];
-          s = in_base2(s, a.scale, a.softcap);
-          if (!whole) {
-            const uint32_t at = tile + 8 * n + 2 * t + c;
-            if (at > position_of[h] || (a.kv.window != 0 && at + a.kv.window <= position_of[h])) s = -kInfinity;
-          }
-          largest = fmaxf(largest, s);
-        }
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
-      const float safe = finite_or_zero(largest);
-      float sum = 0;
-#pragma unroll
-      for (uint32_t n = 0; n < kTile / 8; ++n)
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          float& s = scores[n][2 * h + c];
-          s = exp2_fast(s - safe);
-          sum += s;
-        }
-      const float keep = exp2_fast(state[h].largest - safe);
-      state[h].sum = __fmaf_rn(state[h].sum, keep, sum);
-      state[h].largest = largest;
-#pragma unroll
-      for (int d = 0; d < kHead / 8; ++d) {
-        sums[d][2 * h] *= keep;
-        sums[d][2 * h + 1] *= keep;
+      for (int w = 0; w < 4; ++w) {
+        const float2 f = __half22float2(half2_of(words[w]));
+        words[w] = pack_bfloat2(f.x, f.y);
       }
     }
-    multiply_values<Element, kHead, kTile>(sums, scores, keys + kTile * kPitch<kHead>, 0);
+  }
+
+  // What the warp's rows see at least and at most.
+  const uint32_t first_of_warp = item.first_row + warp * 16 * kM;
+  const auto position_of = [&](uint32_t row) { return item.position + min(row, item.rows - 1) / group; };
+  const uint32_t lowest = position_of(first_of_warp), highest = position_of(first_of_warp + 16 * kM - 1);
+
+  float sums[kM][kHead / 8][4] = {};
+  float largest[kM][2], sum[kM][2];
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) largest[m][h] = kNothing, sum[m][h] = 0;
+  const float unit = kSoftcap ? 1.f : a.scale * kLog2e; // of scores and `largest`: to base 2
+
+  for (uint32_t tile = 0; tile < num_tiles; ++tile) {
+    copy_async_wait<0>();
     __syncthreads();
+    if (tile + 1 < num_tiles) {
+      fetch(tile + 1);
+      find_blocks(tile + 2); // where this tile's were
+    }
+    copy_async_commit();
+    const uint32_t first = begin + tile * kTile;
+    if (first <= highest) {
+      const unsigned char* const keys = shared.kv[tile % 2][0];
+      const unsigned char* const values = shared.kv[tile % 2][1];
+      float scores[kM][kTile / 8][4] = {};
+#pragma unroll
+      for (int k = 0; k < kHead / 16; ++k) {
+        uint32_t q[kM][4];
+#pragma unroll
+        for (int m = 0; m < kM; ++m)
+          load_matrix(q[m], shared.q + piece_at<kHead>(warp * 16 * kM + 16 * m + lane % 16, 2 * k + lane / 16));
+#pragma unroll
+        for (uint32_t n = 0; n < kTile / 16; ++n) {
+          uint32_t b[4];
+          load_matrix(b, keys + piece_at<kHead>(16 * n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+#pragma unroll
+          for (int m = 0; m < kM; ++m) {
+            matrix_multiply<Element>(scores[m][2 * n], q[m], {b[0], b[1]});
+            matrix_multiply<Element>(scores[m][2 * n + 1], q[m], {b[2], b[3]});
+          }
+        }
+      }
+      if constexpr (kSoftcap) {
+#pragma unroll
+        for (int m = 0; m < kM; ++m)
+#pragma unroll
+          for (uint32_t i = 0; i < kTile / 2; ++i)
+            scores[m][i / 4][i % 4] = in_base2(scores[m][i / 4][i % 4], a.scale, a.softcap);
+      }
+      if (first + kTile - 1 > lowest || (a.kv.window != 0 && first + a.kv.window <= highest)) {
+#pragma unroll
+        for (int m = 0; m < kM; ++m)
+#pragma unroll
+          for (uint32_t i = 0; i < kTile / 2; ++i) {
+            const uint32_t at = first + i / 4 * 8 + 2 * t + i % 2,
+                           own = position_of(first_of_warp + 16 * m + g + 8 * (i / 2 % 2));
+            if (at > own || (a.kv.window != 0 && at + a.kv.window <= own)) scores[m][i / 4][i % 4] = -kInfinity;
+          }
+      }
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        float keep[2];
+        bool rose = false;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float top = fmaxf(scores[m][0][2 * h], scores[m][0][2 * h + 1]);
+#pragma unroll
+          for (uint32_t n = 1; n < kTile / 8; ++n)
+            top = fmaxf(top, fmaxf(scores[m][n][2 * h], scores[m][n][2 * h + 1]));
+          top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+          top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+          top *= unit;
+          const bool rises = top > largest[m][h] + kLoose;
+          keep[h] = rises ? exp2_fast(largest[m][h] - top) : 1.f;
+          if (rises) largest[m][h] = top;
+          rose |= rises;
+        }
+        if (__any_sync(kAllLanes, rose)) {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) sum[m][h] *= keep[h];
+#pragma unroll
+          for (int d = 0; d < kHead / 8; ++d)
+#pragma unroll
+            for (int c = 0; c < 4; ++c) sums[m][d][c] *= keep[c / 2];
+        }
+      }
+#pragma unroll
+      for (uint32_t n = 0; n < kTile / 16; ++n) {
+        uint32_t p[kM][4];
+#pragma unroll
+        for (int m = 0; m < kM; ++m)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int h = i % 2;
+            float(&s)[4] = scores[m][2 * n + i / 2];
+            const float x = exp2_fast(__fmaf_rn(s[2 * h], unit, -largest[m][h])),
+                        y = exp2_fast(__fmaf_rn(s[2 * h + 1], unit, -largest[m][h]));
+            sum[m][h] += x + y;
+            p[m][i] = pack2<Element>(x, y);
+          }
+#pragma unroll
+        for (int d = 0; d < kHead / 16; ++d) {
+          uint32_t b[4];
+          load_matrix_transposed(b, values + piece_at<kHead>(16 * n + lane % 16, 2 * d + lane / 16));
+#pragma unroll
+          for (int m = 0; m < kM; ++m) {
+            matrix_multiply<Element>(sums[m][2 * d], p[m], {b[0], b[1]});
+            matrix_multiply<Element>(sums[m][2 * d + 1], p[m], {b[2], b[3]});
+          }
+        }
+      }
+    }
   }
   copy_async_wait<0>();
 
-  if constexpr (kFixedOrder && !kParts) {
-    fold_chunk(is_first);
 #pragma unroll
-    for (int h = 0; h < 2; ++h) state[h] = total_state[h];
-#pragma unroll
-    for (int d = 0; d < kHead / 8; ++d)
-#pragma unroll
-      for (int c = 0; c < 4; ++c) sums[d][c] = totals[(4 * d + c) * kThreads];
-  } else {
+  for (int m = 0; m < kM; ++m)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      state[h].sum += __shfl_xor_sync(kAllLanes, state[h].sum, 1);
-      state[h].sum += __shfl_xor_sync(kAllLanes, state[h].sum, 2);
-    }
-  }
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const uint32_t row = row_of[h];
-    if (row >= item.rows) continue;
-    const uint32_t head = kv_head * group + row % group;
-    if constexpr (kParts) {
-      float* to =
-          a.partials +
-          ((size_t{item.partial} + size_t{row / group} * item.parts + item.chunk) * a.q.heads + head) * (kHead + 2);
+      float total = sum[m][h];
+      total += __shfl_xor_sync(kAllLanes, total, 1);
+      total += __shfl_xor_sync(kAllLanes, total, 2);
+      const uint32_t row = first_of_warp + 16 * m + g + 8 * h;
+      if (row >= item.rows) continue;
+      const uint32_t head = kv_head * group + row % group;
+      const float scale = normaliser(largest[m][h], total, a.sinks, head);
+      __half* to =
+          static_cast<__half*>(a.out.data) + size_t{item.token + row / group} * a.out.stride + head * kHead + 2 * t;
 #pragma unroll
       for (int d = 0; d < kHead / 8; ++d)
-        *reinterpret_cast<float2*>(to + 8 * d + 2 * t) = make_float2(sums[d][2 * h], sums[d][2 * h + 1]);
-      if (t == 0) to[kHead] = state[h].largest, to[kHead + 1] = state[h].sum;
-    } else {
-      const float scale = normaliser(state[h].largest, state[h].sum, a.sinks, head);
-      __half* to = static_cast<__half*>(a.out.data) + size_t{item.token + row / group} * a.out.stride + head * kHead;
-#pragma unroll
-      for (int d = 0; d < kHead / 8; ++d)
-        *reinterpret_cast<uint32_t*>(to + 8 * d + 2 * t) =
-            pack_half2(sums[d][2 * h] * scale, sums[d][2 * h + 1] * scale);
+        *reinterpret_cast<uint32_t*>(to + 8 * d) = pack_half2(sums[m][d][2 * h] * scale, sums[m][d][2 * h + 1] * scale);
     }
-  }
-}
-
-template <class Element, int kHead, bool kFixedOrder>
-__global__ void __launch_bounds__(256, 1) attend_prefill_kernel(const PrefillItem* items, AttendArgs a) {
-  let_next_kernel_begin();
-  wait_for_previous_kernels();
-  const PrefillItem item = items[blockIdx.x / a.kv.kv_heads];
-  attend_item<Element, kHead, 8, kFixedOrder, false>(item, blockIdx.x % a.kv.kv_heads, a);
 }
 
 template <class Element, int kHead>
-__global__ void __launch_bounds__(32)
-    attend_parts_kernel(const std::byte* step_buffer, const PartsHeader* header, AttendArgs a) {
-  let_next_kernel_begin();
-  wait_for_previous_kernels();
-  const auto* items = reinterpret_cast<const PrefillItem*>(step_buffer + header->offset);
-  const uint32_t kv_heads = a.kv.kv_heads, total = header->num_items * kv_heads;
-  for (uint32_t i = blockIdx.x; i < total; i += gridDim.x) {
-    const PrefillItem item = items[i / kv_heads];
-    attend_item<Element, kHead, 1, false, true>(item, i % kv_heads, a);
-    __syncwarp();
-  }
+void run(const Queue& queue, uint32_t num_items, const PrefillItem* items, const AttendArgs& a) {
+  launch("attend_prefill",
+         a.softcap != 0 ? attend_prefill_kernel<Element, kHead, true> : attend_prefill_kernel<Element, kHead, false>,
+         dim3(a.kv.kv_heads, num_items), kThreads, sizeof(Shared<kHead>), queue, items, a);
 }
 
-// The chunks of each row, folded upwards: a warp a row and head.
-template <int kHead>
-__global__ void __launch_bounds__(128)
-    fold_parts_kernel(const PartsHeader* header, const PrefillItem* items, AttendArgs a) {
-  let_next_kernel_begin();
-  wait_for_previous_kernels();
-  const uint32_t group = a.q.heads / a.kv.kv_heads, lane = threadIdx.x % 32;
-  const uint32_t most_rows = 16 * a.kv.kv_heads, total = header->num_first * most_rows;
-  for (uint32_t i = blockIdx.x * 4 + threadIdx.x / 32; i < total; i += gridDim.x * 4) {
-    const PrefillItem item = items[i / most_rows];
-    const uint32_t row = i % most_rows % 16, head = i % most_rows / 16 * group + row % group;
-    if (row >= item.rows) continue;
-    const float* from =
-        a.partials + ((size_t{item.partial} + size_t{row / group} * item.parts) * a.q.heads + head) * (kHead + 2);
-    const uint32_t position = item.position + row / group;
-    float m = -kInfinity, l = 0, sums[(kHead + 31) / 32] = {};
-    // From the window's first chunk: the ones before were not computed.
-    const uint32_t first = a.kv.window != 0 && position + 1 > a.kv.window ? (position + 1 - a.kv.window) / kKvChunk : 0;
-    for (uint32_t p = first; p <= position / kKvChunk; ++p) {
-      const float* part = from + size_t{p} * a.q.heads * (kHead + 2);
-      float keep, take;
-      fold_scales(m, part[kHead], keep, take);
-      l = fold(l, keep, part[kHead + 1], take);
-#pragma unroll
-      for (int j = 0; j < (kHead + 31) / 32; ++j)
-        if (32 * j + lane < kHead) sums[j] = fold(sums[j], keep, part[32 * j + lane], take);
-    }
-    const float scale = normaliser(m, l, a.sinks, head);
-    __half* to = static_cast<__half*>(a.out.data) + size_t{item.token + row / group} * a.out.stride + head * kHead;
-#pragma unroll
-    for (int j = 0; j < (kHead + 31) / 32; ++j)
-      if (32 * j + lane < kHead) to[32 * j + lane] = to_half(sums[j] * scale);
-  }
-}
-
-template <class Element, int kHead> struct Prefill {
-  static void whole(const Queue& queue, uint32_t num_items, const PrefillItem* items, bool fixed_order,
-                    const AttendArgs& a) {
-    const uint32_t blocks = num_items * a.kv.kv_heads;
-    constexpr size_t kStages = 2 * kStageBytes<kHead>, kTotals = 256 * kHead / 2 * 4;
-    if (fixed_order)
-      launch("attend_prefill", attend_prefill_kernel<Element, kHead, true>, blocks, 256, kStages + kTotals, queue,
-             items, a);
-    else
-      launch("attend_prefill", attend_prefill_kernel<Element, kHead, false>, blocks, 256, kStages, queue, items, a);
-  }
-  static void parts(const Queue& queue, uint32_t blocks, const std::byte* step_buffer, const PartsHeader* header,
-                    const PrefillItem* first, const AttendArgs& a) {
-    launch("attend_parts", attend_parts_kernel<Element, kHead>, blocks, 32, 2 * kStageBytes<kHead>, queue, step_buffer,
-           header, a);
-    launch("fold_parts", fold_parts_kernel<kHead>, blocks, 128, 0, queue, header, first, a);
-  }
-};
-
-template <template <class, int> class Family, class Element, class Body>
-void for_head(uint32_t head, const Body& body) {
-  switch (head) {
+template <class Element>
+void run(const Queue& queue, uint32_t num_items, const PrefillItem* items, const AttendArgs& a) {
+  switch (a.kv.k_dim) {
   case 64:
-    return body(Family<Element, 64>{});
+    return run<Element, 64>(queue, num_items, items, a);
   case 80:
-    return body(Family<Element, 80>{});
+    return run<Element, 80>(queue, num_items, items, a);
   case 96:
-    return body(Family<Element, 96>{});
+    return run<Element, 96>(queue, num_items, items, a);
   case 128:
-    return body(Family<Element, 128>{});
+    return run<Element, 128>(queue, num_items, items, a);
   default:
-    return body(Family<Element, 256>{});
+    return run<Element, 256>(queue, num_items, items, a);
   }
-}
-
-template <class Body> void for_shape(const AttendArgs& a, const Body& body) {
-  if (a.kv.format == QUIRE_BF16)
-    for_head<Prefill, __nv_bfloat16>(a.kv.k_dim, body);
-  else
-    for_head<Prefill, __half>(a.kv.k_dim, body);
 }
 
 } // namespace
 
-void attend_prefill(const Queue& queue, uint32_t num_items, const PrefillItem* items, bool fixed_order,
-                    const AttendArgs& a) {
-  for_shape(a, [&](auto kernels) { kernels.whole(queue, num_items, items, fixed_order, a); });
-}
+uint32_t prefill_rows(uint32_t head) { return head <= 128 ? kRows<128> : kRows<256>; }
 
-void attend_parts(const Queue& queue, uint32_t blocks, const std::byte* step_buffer, const PartsHeader* header,
-                  const PrefillItem* first_items, const AttendArgs& a) {
-  for_shape(a, [&](auto kernels) { kernels.parts(queue, blocks, step_buffer, header, first_items, a); });
+void attend_prefill(const Queue& queue, uint32_t num_items, const PrefillItem* items, const AttendArgs& a) {
+  assert(a.kv.k_dim == a.kv.v_dim);
+  if (a.kv.format == QUIRE_BF16)
+    run<__nv_bfloat16>(queue, num_items, items, a);
+  else
+    run<__half>(queue, num_items, items, a);
 }
 
 } // namespace quire::cuda
