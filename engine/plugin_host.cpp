@@ -1,5 +1,6 @@
 #include "plugin_host.hpp"
 
+#include "install_paths.hpp"
 #include "plugin_elf.hpp"
 #include "quire/error.hpp"
 

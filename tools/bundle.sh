@@ -5,13 +5,19 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 case ${1:-} in *.tar.gz) target=$1; shift ;; *) target=quire-bundle.tar.gz ;; esac
 
-tools/build.sh build-bundle -Dprefix=/quire -Dlibdir=lib -Dstrip=true "$@"
+[ -f build-bundle/build.ninja ] || meson setup build-bundle -Dprefix=/quire -Dlibdir=lib -Dstrip=true "$@" >/dev/null
+# Only what is installed.
+mapfile -t targets < <(meson introspect build-bundle --targets | python3 -c '
+import json, os, sys
+for target in json.load(sys.stdin):
+    if target["installed"]: print(os.path.relpath(target["filename"][0], "build-bundle"))')
+tools/build.sh build-bundle -- "${targets[@]}"
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 DESTDIR=$stage meson install -C build-bundle --no-rebuild --quiet
 root=$stage/quire
-cp build-bundle/tests/conformance/quire-tests "$root/bin/"
-strip "$root/bin/quire-tests"
+mkdir -p "$root/share/quire"
+cp tests/reference/goldens/smollm2_q4_1.logits "$root/share/quire/" # for `quire-tests oracle --goldens`
 
 # What the loader finds for the programs and plugins, less glibc's own parts, which must match the machine's kernel and loader.
 find "$root/bin" "$root/lib" -type f \( -perm -u+x -o -name '*.so*' \) -exec ldd {} + 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |

@@ -23,7 +23,7 @@ Hash128 hash_root(std::string_view salt, std::uint64_t adapter) {
 Hash128 PrefixIndex::hash_block(const Hash128& parent, std::span<const std::int32_t> tokens) {
   unsigned char bytes[sizeof(Hash128) + kMaxBlockSize * sizeof(std::int32_t)];
   std::memcpy(bytes, &parent, sizeof parent);
-  std::memcpy(bytes + sizeof parent, tokens.data(), tokens.size_bytes());
+  if (!tokens.empty()) std::memcpy(bytes + sizeof parent, tokens.data(), tokens.size_bytes());
   const XXH128_hash_t h = XXH3_128bits(bytes, sizeof parent + tokens.size_bytes());
   return {h.low64, h.high64};
 }
