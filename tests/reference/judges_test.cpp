@@ -68,7 +68,8 @@ TEST(Judges, SampledTokensAreJudged) {
   for (const float l : logits) sum += std::exp(l);
   const auto with = [&](int32_t token) {
     got.token = token;
-    got.logprob = token < 0 ? 0 : static_cast<float>(logits[static_cast<size_t>(token)] - std::log(sum));
+    const bool known = token >= 0 && static_cast<size_t>(token) < logits.size();
+    got.logprob = known ? static_cast<float>(logits[static_cast<size_t>(token)] - std::log(sum)) : 0;
     return judge_sampled(logits, row, -1, got);
   };
   EXPECT_EQ(with(order[0]), "");
