@@ -1,17 +1,24 @@
 #!/usr/bin/env bash
 # Every test that needs no GPU. Installs what is missing, fetches the test model, builds and runs; idempotent, and offline once done.
-#   ./run-tests.sh          what every landing must pass: all areas on every backend that runs here; the format of the sources
-#   ./run-tests.sh --full   the long matrices too (the real model on all its prompts, more shapes and histories), and the sanitizers
+#   ./run-tests.sh                  what every landing must pass: all areas on every backend that runs here, the core under the address and
+#                                   undefined-behaviour sanitizers, the format of the sources
+#   ./run-tests.sh --full           the long matrices too (the real model on all its prompts, more shapes and histories), OpenAI's client, and every area
+#                                   under the sanitizers, the thread sanitizer among them
+#   ./run-tests.sh --soak [MINUTES] besides the landing's tests, random clients against a server for so long (10)
 # The last line is «N passed, N failed».
 set -uo pipefail
 cd "$(dirname "$0")"
 
-full=
-for argument in "$@"; do
-  case $argument in
+full= soak=
+while [ $# -gt 0 ]; do
+  case $1 in
     --full) full=1 ;;
-    *) echo "run-tests.sh: unknown option $argument: use --full" >&2; exit 2 ;;
+    --soak)
+      soak=10
+      case ${2:-} in [1-9]*) soak=$2; shift ;; esac ;;
+    *) echo "run-tests.sh: unknown option $1: use --full or --soak [MINUTES]" >&2; exit 2 ;;
   esac
+  shift
 done
 
 started=$SECONDS
@@ -41,20 +48,22 @@ tools/build.sh build-tests -Dwerror=true || give_up "run-tests.sh: the build fai
 stage "tests"
 suite tests build-tests --timeout-multiplier $([ -n "$full" ] && echo 20 || echo 3)
 
-if [ -n "$full" ]; then
-  stage "build with address and undefined-behaviour sanitizers"
-  # CUDA's own runtime and the kernels that glslang makes are not ours to instrument; everything else is.
-  sanitized=(-Dbuildtype=plain -Doptimization=1 -Ddebug=true -Db_lundef=false -Dcuda=disabled)
-  tools/build.sh build-asan "${sanitized[@]}" -Db_sanitize=address,undefined || give_up "run-tests.sh: the sanitizer build failed"
-  stage "tests under address and undefined-behaviour sanitizers"
-  export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-  export LSAN_OPTIONS=suppressions=$PWD/tests/suppressions/leaks.txt
-  suite asan build-asan --timeout-multiplier 20
+# CUDA's own runtime and the kernels that glslang makes are not ours to instrument; everything else is.
+sanitized=(-Dbuildtype=plain -Doptimization=1 -Dcpp_args=-g1 -Db_lundef=false -Dcuda=disabled)
+export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export LSAN_OPTIONS=suppressions=$PWD/tests/suppressions/leaks.txt
+export TSAN_OPTIONS=suppressions=$PWD/tests/suppressions/threads.txt:second_deadlock_stack=1
+stage "build with address and undefined-behaviour sanitizers"
+targets=()
+[ -n "$full" ] || targets=(-- $(for area in kv schedule decode engine; do echo tests/$area/test-$area; done))
+tools/build.sh build-asan "${sanitized[@]}" -Db_sanitize=address,undefined "${targets[@]}" || give_up "run-tests.sh: the sanitizer build failed"
+stage "tests under address and undefined-behaviour sanitizers"
+suite asan build-asan --timeout-multiplier 20 $([ -n "$full" ] || echo kv schedule decode engine)
 
+if [ -n "$full" ]; then
   stage "build with the thread sanitizer"
   tools/build.sh build-tsan "${sanitized[@]}" -Db_sanitize=thread -Dvulkan=disabled -- tests/engine/test-engine tests/server/test-server plugins/llama.so plugins/mirostat.so || give_up "run-tests.sh: the thread sanitizer build failed"
   stage "engine and server tests under the thread sanitizer"
-  export TSAN_OPTIONS=suppressions=$PWD/tests/suppressions/threads.txt:second_deadlock_stack=1
   suite tsan build-tsan --timeout-multiplier 20 engine server
 fi
 
