@@ -1,6 +1,7 @@
 #include "latency.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "load.hpp"
 #include "quire/error.hpp"
@@ -17,7 +18,7 @@ void require_success(const std::vector<LoadResult>& results) {
 } // namespace
 
 boost::json::object bench_latency(Engine& engine, const LatencyOptions& o) {
-  const std::vector<LoadRequest> batch(o.batch, LoadRequest{0, o.prompt_tokens, o.output_tokens});
+  const std::vector<LoadRequest> batch(o.batch, LoadRequest{0, o.prompt_tokens, o.output_tokens, {}});
   std::vector<double> first, prefill_rate, decode_rate, gaps;
   for (uint32_t i = 0; i <= o.repetitions; ++i) {
     const auto results = run_load(engine, batch, o.seed + i);
@@ -49,12 +50,46 @@ boost::json::object bench_latency(Engine& engine, const LatencyOptions& o) {
           {"between_tokens_p99_s", quantile(gaps, 0.99)}};
 }
 
+boost::json::object bench_prefix(Engine& engine, const PrefixOptions& o) {
+  const uint32_t length = o.prefix_tokens + o.tail_tokens;
+  require_success(run_load(engine, std::vector<LoadRequest>(1, LoadRequest{0, o.tail_tokens + 1, 2, {}}), o.seed));
+  double best = std::numeric_limits<double>::max(), first = 0, second = 0;
+  uint32_t cached = 0;
+  std::vector<double> ratios;
+  for (uint32_t i = 1; i <= std::max(1u, o.repetitions); ++i) {
+    const std::vector<int32_t> prefix = random_tokens(engine, o.prefix_tokens, o.seed * 1000 + i);
+    LoadResult pair[2];
+    for (uint64_t k = 0; k < 2; ++k) {
+      LoadRequest request{0, length, 1, prefix};
+      const auto tail = random_tokens(engine, o.tail_tokens, o.seed * 1000 + i * 10 + k + 500);
+      request.prompt.insert(request.prompt.end(), tail.begin(), tail.end());
+      const auto results = run_load(engine, {request}, o.seed);
+      require_success(results);
+      pair[k] = results.front();
+    }
+    ratios.push_back(pair[1].first_token_seconds / pair[0].first_token_seconds);
+    if (ratios.back() >= best) continue;
+    best = ratios.back();
+    first = pair[0].first_token_seconds, second = pair[1].first_token_seconds;
+    cached = pair[1].cached_tokens;
+  }
+  return {{"prefix_tokens", o.prefix_tokens},
+          {"tail_tokens", o.tail_tokens},
+          {"repetitions", o.repetitions},
+          {"cached_tokens", cached},
+          {"uncached_share", static_cast<double>(length - cached) / length},
+          {"first_s", first},
+          {"second_s", second},
+          {"ratio", best},
+          {"ratio_median", quantile(ratios, 0.5)}};
+}
+
 boost::json::object bench_throughput(Engine& engine, const ThroughputOptions& o) {
   const bool paced = o.requests_per_second > 0;
   const auto requests = paced ? sharegpt_like_requests(o.requests, o.requests_per_second,
                                                        std::min(o.max_tokens * 2, engine.model().max_context), o.seed)
                               : uniform_requests(o.requests, o.min_tokens, o.max_tokens, o.seed);
-  run_load(engine, std::vector<LoadRequest>(1, LoadRequest{0, 32, 8}),
+  run_load(engine, std::vector<LoadRequest>(1, LoadRequest{0, 32, 8, {}}),
            o.seed + 1); // first-use costs are not throughput
   const Stats before = engine.stats();
   const auto results = run_load(engine, requests, o.seed);

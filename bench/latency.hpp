@@ -19,6 +19,16 @@ struct LatencyOptions {
 // tokens. Medians over the repetitions after one warm-up that is not counted.
 boost::json::object bench_latency(Engine& engine, const LatencyOptions& options);
 
+struct PrefixOptions {
+  uint32_t prefix_tokens = 1000, tail_tokens = 24, repetitions = 3;
+  uint64_t seed = 1;
+};
+
+// Pairs of requests that share a prefix: the second one's time to first token beside the first one's, and beside the
+// share of its tokens that the prefix cache didn't have. The pair with the lowest ratio counts: whatever else runs on
+// the machine only adds time.
+boost::json::object bench_prefix(Engine& engine, const PrefixOptions& options);
+
 struct ThroughputOptions {
   uint32_t requests = 256, min_tokens = 100, max_tokens = 1024;
   double requests_per_second = 0; // 0: all at once with uniform lengths; else the ShareGPT-like trace at this rate

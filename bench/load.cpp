@@ -24,6 +24,7 @@ class Recorder : public EventSink {
   }
   void finished(const Finished& summary) noexcept override {
     result_.output_tokens = summary.output_tokens;
+    result_.cached_tokens = summary.cached_tokens;
     const std::lock_guard lock(mutex_);
     done_ = true;
     changed_.notify_one();
@@ -43,24 +44,30 @@ class Recorder : public EventSink {
 
 } // namespace
 
-std::vector<LoadResult> run_load(Engine& engine, const std::vector<LoadRequest>& requests, uint64_t seed) {
+std::vector<int32_t> random_tokens(const Engine& engine, uint32_t count, uint64_t seed) {
   std::mt19937_64 random(seed);
   // Ids below 256 are often control tokens; any id will do as content otherwise.
   const int32_t vocab = static_cast<int32_t>(engine.model().vocab_size);
   std::uniform_int_distribution<int32_t> token(std::min(256, vocab / 2), vocab - 1);
+  std::vector<int32_t> tokens(count);
+  for (int32_t& t : tokens) t = token(random);
+  return tokens;
+}
+
+std::vector<LoadResult> run_load(Engine& engine, const std::vector<LoadRequest>& requests, uint64_t seed) {
+  std::mt19937_64 random(seed);
   std::vector<LoadResult> results(requests.size());
   std::vector<std::shared_ptr<Recorder>> recorders;
   const auto start = Clock::now();
   for (size_t i = 0; i < requests.size(); ++i) {
     const LoadRequest& r = requests[i];
     Request request;
-    request.prompt.resize(r.prompt_tokens);
-    for (int32_t& t : request.prompt) t = token(random);
+    request.prompt = r.prompt.empty() ? random_tokens(engine, r.prompt_tokens, random()) : r.prompt;
     request.max_tokens = r.output_tokens;
     request.ignore_eos = true;
     request.sampling.temperature = 0;
     results[i].arrival_seconds = r.arrival_seconds;
-    results[i].prompt_tokens = r.prompt_tokens;
+    results[i].prompt_tokens = static_cast<uint32_t>(request.prompt.size());
     results[i].token_seconds.reserve(r.output_tokens);
     recorders.push_back(std::make_shared<Recorder>(results[i], start));
     request.sink = recorders.back();

@@ -15,17 +15,21 @@ struct LoadRequest {
   double arrival_seconds = 0; // after the start
   uint32_t prompt_tokens = 1;
   uint32_t output_tokens = 1;
+  std::vector<int32_t> prompt; // these token ids instead of random ones
 };
 
 struct LoadResult {
   double arrival_seconds = 0, first_token_seconds = 0, last_token_seconds = 0; // after the start of the load
-  uint32_t prompt_tokens = 0, output_tokens = 0;
-  std::vector<double> token_seconds; // of each output token, after the start
+  uint32_t prompt_tokens = 0, output_tokens = 0, cached_tokens = 0; // cached: of the prompt, found in the prefix cache
+  std::vector<double> token_seconds;                                // of each output token, after the start
   std::string error;
 };
 
 // Runs the requests to their end (greedy, end tokens ignored). Results in the order of the requests.
 std::vector<LoadResult> run_load(Engine& engine, const std::vector<LoadRequest>& requests, uint64_t seed);
+
+// Token ids that any model has words for, seeded.
+std::vector<int32_t> random_tokens(const Engine& engine, uint32_t count, uint64_t seed);
 
 // Lengths uniform in [low, high], all at time 0.
 std::vector<LoadRequest> uniform_requests(uint32_t count, uint32_t low, uint32_t high, uint64_t seed);

@@ -59,6 +59,24 @@ Command add_latency(CLI::App& parent) {
   };
 }
 
+Command add_prefix(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("prefix", "Time to first token of a request whose prefix is cached");
+  const auto o = std::make_shared<BenchOptions>();
+  const auto p = std::make_shared<bench::PrefixOptions>();
+  add_engine_options(*app, o->engine);
+  app->add_option("--prefix-tokens", p->prefix_tokens, "In common")->capture_default_str();
+  app->add_option("--tail-tokens", p->tail_tokens, "Of each request's own")->capture_default_str();
+  app->add_option("--repetitions", p->repetitions, "Pairs; the best one counts")->capture_default_str();
+  app->add_option("--seed", p->seed)->capture_default_str();
+  app->add_flag("--json", o->json, "As JSON");
+  return [app, o, p]() -> int {
+    if (!app->parsed()) return -1;
+    Engine engine(o->engine);
+    print(described(engine, bench::bench_prefix(engine, *p)), o->json);
+    return 0;
+  };
+}
+
 Command add_throughput(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("throughput", "Output tokens/s of many requests, at once or at a rate");
   const auto o = std::make_shared<BenchOptions>();
@@ -160,8 +178,8 @@ Command add_write_dummy(CLI::App& parent) {
 
 Command add_bench(CLI::App& app) {
   app.require_subcommand(1);
-  const std::vector<Command> commands{add_latency(app),   add_throughput(app), add_kernels(app),
-                                      add_scheduler(app), add_memory(app),     add_write_dummy(app)};
+  const std::vector<Command> commands{add_latency(app),   add_prefix(app), add_throughput(app), add_kernels(app),
+                                      add_scheduler(app), add_memory(app), add_write_dummy(app)};
   return [commands] {
     for (const Command& command : commands)
       if (const int code = command(); code >= 0) return code; // -1: another one was asked for
