@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "kv/huge_pages.hpp"
 #include "kv/types.hpp"
 
 namespace quire {
@@ -25,6 +26,8 @@ class EvictionListener {
  public:
   virtual ~EvictionListener() = default;
   virtual void evicted(std::uint32_t group, BlockId block, std::uint32_t content) = 0;
+  // These are the next ones, if nobody shares them before: what evicted() will touch can be fetched meanwhile.
+  virtual void eviction_near(std::uint32_t next, std::uint32_t after_next) { (void)next, (void)after_next; }
 };
 
 // Invariants (check() verifies them all):
@@ -128,10 +131,11 @@ class BlockPool {
   void link_after(BlockId position, BlockId block);
   void to_free_list(BlockId block);
   void leave_list(BlockId block); // and the count of its state
+  void announce_evictions();
 
   std::uint32_t num_blocks_, group_;
   EvictionListener* listener_;
-  std::vector<Block> blocks_;
+  HugeVector<Block> blocks_;
   std::uint32_t num_empty_, num_cached_ = 0, num_draining_ = 0;
   std::uint64_t tokens_held_ = 0, num_evictions_ = 0;
   Ticket done_ = 0;
@@ -193,7 +197,10 @@ inline BlockId BlockPool::allocate() {
     const std::uint32_t content = b.content;
     b.content = kNoContent;
     b.filled = 0;
-    if (listener_) listener_->evicted(group_, block, content);
+    if (listener_) {
+      listener_->evicted(group_, block, content);
+      announce_evictions();
+    }
   }
   b.references = 1;
   return block;

@@ -225,6 +225,17 @@ void KvManager::commit(KvSeq id, std::span<const std::int32_t> tokens, std::uint
       seq.tables[group->index].free_behind(*group, transfers_, group->first_needed(seq.num_committed), seq.last);
 }
 
+void KvManager::announce_commit(KvSeq id, std::span<const std::int32_t> tokens, std::uint32_t num_computed,
+                                std::uint32_t ahead) {
+  Sequence& seq = *sequences_[id];
+  if (seq.state != State::resident || !seq.publishing || num_computed <= seq.num_committed) return;
+  const std::size_t known = seq.hashes.size();
+  index_.extend_chain(seq.root_hash, tokens, num_computed / config_.block_size, seq.hashes);
+  for (std::size_t i = known; i < seq.hashes.size(); ++i) index_.prefetch(seq.hashes[i]);
+  if (!seq.path.empty()) index_.prefetch_node(seq.path.back().id);
+  index_.prefetch_new(ahead);
+}
+
 void KvManager::mend_path(Sequence& seq) const {
   if (seq.epoch == epoch_) return;
   seq.epoch = epoch_;
@@ -411,6 +422,11 @@ void KvManager::unpublish(KvSeq id, std::uint32_t from_token) {
 void KvManager::evicted(std::uint32_t group, BlockId, std::uint32_t content) {
   index_.lost_block(content, group, orphans_);
   forget_orphans();
+}
+
+void KvManager::eviction_near(std::uint32_t next, std::uint32_t after_next) {
+  index_.prefetch_node(after_next);
+  index_.prefetch_links(next);
 }
 
 void KvManager::forget_orphans() {

@@ -113,6 +113,10 @@ class KvManager final : private EvictionListener {
   // and what lies behind the windows is freed. A block that the cache already holds replaces the sequence's own.
   // Harmless while swapped.
   void commit(KvSeq seq, std::span<const std::int32_t> tokens, std::uint32_t num_computed);
+  // Hashes what commit() of the same arguments will publish and starts loading what it will touch; `ahead`: how many
+  // others of this step are announced and not yet committed. Nothing else changes.
+  void announce_commit(KvSeq seq, std::span<const std::int32_t> tokens, std::uint32_t num_computed,
+                       std::uint32_t ahead);
   // Drops the slots from num_tokens on (surplus, rejected drafts, a place in the step being built); not below what was
   // committed.
   void truncate(KvSeq seq, std::uint32_t num_tokens);
@@ -150,7 +154,11 @@ class KvManager final : private EvictionListener {
   }
   void prefetch_table(KvSeq seq) const {
     const std::span<const BlockId> blocks = sequences_[seq]->tables[0].blocks();
-    if (!blocks.empty()) __builtin_prefetch(&blocks.back());
+    if (blocks.empty()) return;
+    constexpr std::size_t line = 64 / sizeof(BlockId); // the step copies all of it; what is longer than this streams
+    const std::size_t from = blocks.size() > 8 * line ? blocks.size() - 8 * line : 0;
+    for (std::size_t i = from; i < blocks.size(); i += line) __builtin_prefetch(&blocks[i]);
+    __builtin_prefetch(&blocks.back());
   }
   void prefetch_block(KvSeq seq) const {
     const std::span<const BlockId> blocks = sequences_[seq]->tables[0].blocks();
@@ -204,6 +212,7 @@ class KvManager final : private EvictionListener {
   };
 
   void evicted(std::uint32_t group, BlockId block, std::uint32_t content) override;
+  void eviction_near(std::uint32_t next, std::uint32_t after_next) override;
   KvSeq new_sequence();
   bool has_place(const Sequence& seq) const { return seq.appended == building_ && seq.num_slots > seq.num_written; }
   // Finds the longest usable cached prefix of at most max_blocks blocks; its nodes are left in match_.

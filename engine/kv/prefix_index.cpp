@@ -93,7 +93,7 @@ void PrefixIndex::leave(std::uint32_t node) {
 }
 
 void PrefixIndex::grow_table() {
-  std::vector<Entry> old(table_.size() * 2);
+  HugeVector<Entry> old(table_.size() * 2);
   old.swap(table_);
   const std::size_t mask = table_.size() - 1;
   for (const Entry& entry : old) {

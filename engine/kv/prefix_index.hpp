@@ -16,6 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kv/huge_pages.hpp"
 #include "kv/types.hpp"
 
 namespace quire {
@@ -94,6 +95,22 @@ class PrefixIndex {
   } // numbers in use are below it
   // Starts loading what find() will need.
   void prefetch(const Hash128& hash) const { __builtin_prefetch(&table_[hash.low & (table_.size() - 1)]); }
+  // The same for lost_block() of a node: first the node, and later, once that has come, what it points to.
+  void prefetch_node(std::uint32_t node) const {
+    __builtin_prefetch(&nodes_[node], 1);
+    __builtin_prefetch(&blocks_[std::size_t{node} * num_groups_], 1);
+  }
+  void prefetch_links(std::uint32_t node) const {
+    prefetch(nodes_[node].hash);
+    if (nodes_[node].parent != kNone) __builtin_prefetch(&nodes_[nodes_[node].parent], 1);
+  }
+  // The same for insert(): the number that the `ahead`-th new node from now will have, should none be freed before.
+  void prefetch_new(std::uint32_t ahead) const {
+    if (free_nodes_.size() <= ahead) return;
+    const std::uint32_t node = free_nodes_[free_nodes_.size() - 1 - ahead];
+    prefetch_node(node);
+    __builtin_prefetch(tokens_.data() + std::size_t{node} * block_size_, 1);
+  }
 
   // The live node with this number (for checks), with its generation.
   NodeRef ref(std::uint32_t node) const { return {node, nodes_[node].generation}; }
@@ -102,7 +119,7 @@ class PrefixIndex {
 
  private:
   static constexpr std::uint32_t kNone = UINT32_MAX;
-  struct Node {
+  struct alignas(64) Node {
     Hash128 hash;
     std::uint32_t parent = kNone, parent_generation = 0;
     std::uint32_t generation = 0;
@@ -135,11 +152,11 @@ class PrefixIndex {
   std::uint32_t block_size_, num_groups_;
   std::uint32_t full_group_ = kNone; // one that sees everything
   HashFunction hash_;
-  std::vector<Node> nodes_;
-  std::vector<std::int32_t> tokens_; // [nodes, block_size]
-  std::vector<BlockId> blocks_;      // [nodes, groups]
+  HugeVector<Node> nodes_;
+  HugeVector<std::int32_t> tokens_; // [nodes, block_size]
+  HugeVector<BlockId> blocks_;      // [nodes, groups]
   std::vector<std::uint32_t> free_nodes_;
-  std::vector<Entry> table_; // open addressing, linear probing; a power of two, at most a quarter full
+  HugeVector<Entry> table_; // open addressing, linear probing; a power of two, at most a quarter full
   std::unordered_map<std::uint32_t, Root> roots_;
   std::uint32_t num_live_ = 0;
 };

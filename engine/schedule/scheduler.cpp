@@ -16,6 +16,7 @@ Scheduler::~Scheduler() = default;
 void Scheduler::add(SequenceGroup& group) {
   group.num_dormant = static_cast<uint32_t>(group.sequences.size()) - 1;
   Sequence& first = *group.sequences.front();
+  first.leads = group.num_dormant > 0;
   assert(!first.tokens.empty() && first.length() < first.max_length);
   first.kv = kv_.create(group.salt);
   first.state = SequenceState::waiting;
@@ -50,21 +51,29 @@ uint32_t Scheduler::tokens_wanted(const Sequence& s) const {
 }
 
 void Scheduler::schedule_running(Step& step, uint32_t& budget) {
-  uint32_t singles = 0; // sequences that lack one token: each gets it, before longer ones share the rest
-  for (const Sequence* s : running_) singles += tokens_wanted(*s) == 1;
+  // Sequences from here on that lack one token: each gets it, before longer ones share the rest. Counted when the first
+  // longer one comes: mostly there is none.
+  constexpr uint32_t uncounted = UINT32_MAX;
+  uint32_t singles = uncounted;
   for (size_t i = 0; i < running_.size(); ++i) { // preemption shortens running_ behind i
     Sequence& s = *running_[i];
-    if (i + 12 < running_.size()) { // the misses of a thousand sequences would add up
-      kv_.prefetch(running_[i + 12]->kv);
-      kv_.prefetch_table(running_[i + 8]->kv);
+    if (i + 20 < running_.size()) { // the misses of a thousand sequences would add up
+      __builtin_prefetch(running_[i + 20], 1);
+      __builtin_prefetch(&running_[i + 20]->tokens, 1);
+      kv_.prefetch(running_[i + 14]->kv);
+      kv_.prefetch_table(running_[i + 9]->kv);
       kv_.prefetch_block(running_[i + 4]->kv);
     }
     const uint32_t wanted = tokens_wanted(s);
     if (wanted == 0) continue;
     uint32_t count = 1;
     if (wanted == 1) {
-      --singles;
+      if (singles != uncounted) --singles;
     } else {
+      if (singles == uncounted) {
+        singles = 0;
+        for (size_t k = i + 1; k < running_.size(); ++k) singles += tokens_wanted(*running_[k]) == 1;
+      }
       count = std::min({wanted, budget - std::min(budget, singles), options_.max_chunk});
       if (count == 0) {
         if (++s.starved >= options_.overtakes_allowed && !s.group->urgent) urgent_scratch_.push_back(&s);
@@ -110,7 +119,7 @@ void Scheduler::run_chunk(Step& step, Sequence& s, uint32_t count, uint32_t& bud
   budget -= count;
   if (s.num_computed < s.length() || s.awaiting) return;
   step.add_row(s, options_.vocab_size);
-  if (s.group->num_dormant) fork_choices(step, s);
+  if (s.leads && s.group->num_dormant) fork_choices(step, s);
 }
 
 // The prompt is computed by this step: every other choice is sampled from the same row and shares all its blocks. Those
@@ -338,13 +347,26 @@ void Scheduler::commit(Step& step, bool failed) {
   --in_flight_;
   kv_.done(step.ticket);
   const uint32_t block_size = kv_.config().block_size;
-  for (const StepChunk& chunk : step.chunks) {
+  filled_.clear();
+  for (size_t i = 0; i < step.chunks.size(); ++i) {
+    const StepChunk& chunk = step.chunks[i];
+    if (i + 8 < step.chunks.size()) __builtin_prefetch(step.chunks[i + 8].sequence, 1);
     Sequence& s = *chunk.sequence;
     --s.in_flight;
     if (failed || s.state == SequenceState::finished || s.epoch != chunk.epoch) continue;
-    const bool filled = chunk.num_computed / block_size != s.num_settled / block_size;
+    if (s.num_settled % block_size + (chunk.num_computed - s.num_settled) >= block_size) filled_.push_back(&s);
     s.num_settled = chunk.num_computed;
-    if (filled) kv_.commit(s.kv, s.tokens, s.num_settled);
+  }
+  // Each publication misses the cache many times over: they are announced well before.
+  constexpr size_t ahead = 8;
+  for (size_t i = 0; i < filled_.size() + ahead; ++i) {
+    if (i < filled_.size()) {
+      const Sequence& s = *filled_[i];
+      kv_.announce_commit(s.kv, s.tokens, s.num_settled, static_cast<uint32_t>(std::min(i, ahead)));
+    }
+    if (i < ahead) continue;
+    const Sequence& s = *filled_[i - ahead];
+    kv_.commit(s.kv, s.tokens, s.num_settled);
   }
   const std::span<quire_sampled_row> sampled = step.sampled();
   for (size_t r = 0; r < step.rows.size(); ++r) {

@@ -143,6 +143,7 @@ class Scheduler {
   bool batch_open_ = true;                          // static batching: the batch may still grow
   uint64_t deficit_ = 0;                            // blocks a group that running sequences failed to get in this step
   std::vector<Sequence*> newborn_, urgent_scratch_; // forks of this step; scratch
+  std::vector<Sequence*> filled_;                   // scratch of commit
   uint64_t last_ticket_ = 0;                        // of the backend
   SchedulerStats stats_;
 };

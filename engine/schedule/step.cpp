@@ -13,9 +13,11 @@ void Step::clear(uint32_t num_groups) {
   candidates.clear();
   tokens_.clear();
   token_rows_.clear();
-  query_start_.assign(1, 0);
+  query_start_.clear();
+  query_start_.push(0);
   seq_len_.clear();
-  table_start_.assign(1, 0);
+  table_start_.clear();
+  table_start_.push(0);
   for (auto& table : tables_) table.clear();
   row_tokens_.clear();
   sampling_rows_.clear();
@@ -29,23 +31,24 @@ void Step::add_chunk(const KvManager& kv, Sequence& s, uint32_t count) {
   const uint32_t from = s.num_computed, to = from + count;
   const auto known = static_cast<uint32_t>(s.tokens.size());
   assert(count > 0 && to <= s.length());
-  tokens_.insert(tokens_.end(), s.tokens.begin() + from, s.tokens.begin() + std::min(to, known));
-  token_rows_.resize(tokens_.size(), 0);
+  int32_t* const tokens = tokens_.grow(count);
+  uint32_t* const token_rows = token_rows_.grow(count);
+  for (uint32_t i = 0; i < std::min(to, known) - from; ++i) tokens[i] = s.tokens[from + i], token_rows[i] = 0;
   if (to > known) { // only the newest token can be on the device still: whatever feeds it was committed
     assert(to == known + 1 && s.num_pending == 1);
-    tokens_.push_back(-1);
-    token_rows_.push_back(s.pending_row);
+    tokens[count - 1] = -1;
+    token_rows[count - 1] = s.pending_row;
     fed_ = true;
   }
-  query_start_.push_back(num_tokens());
-  seq_len_.push_back(to);
+  query_start_.push(num_tokens());
+  seq_len_.push(to);
   uint32_t end = 0;
   for (uint32_t g = 0; g < num_groups_; ++g) {
     const std::span<const BlockId> table = kv.table(s.kv, g);
-    tables_[g].insert(tables_[g].end(), table.begin(), table.end());
+    tables_[g].append(table.data(), table.size());
     end = static_cast<uint32_t>(tables_[g].size());
   }
-  table_start_.push_back(end);
+  table_start_.push(end);
   s.part_in = kv.building();
   s.before_part = from;
   s.num_computed = to;
@@ -54,8 +57,8 @@ void Step::add_chunk(const KvManager& kv, Sequence& s, uint32_t count) {
 }
 
 void Step::add_row(Sequence& s, uint32_t vocab_size) {
-  row_tokens_.push_back(num_tokens() - 1);
-  quire_sampling_row& row = sampling_rows_.emplace_back();
+  row_tokens_.push(num_tokens() - 1);
+  quire_sampling_row& row = *sampling_rows_.grow(1);
   s.sampling.fill(row, s.length(), s.length() - s.num_prompt, s.num_pending ? s.pending_row : 0);
   StepRow& mine = rows.emplace_back(StepRow{&s, 0, static_cast<uint32_t>(candidates.size()), false});
   ++s.in_flight;
@@ -78,11 +81,12 @@ void Step::add_row(Sequence& s, uint32_t vocab_size) {
     ++s.num_pending;
     s.pending_row = static_cast<uint32_t>(rows.size());
   }
-  candidates.resize(candidates.size() + row.num_candidates);
+  if (row.num_candidates) candidates.resize(candidates.size() + row.num_candidates);
 }
 
 void Step::seal(uint32_t program, Ticket before) {
-  sampled_.resize(rows.size());
+  sampled_.clear();
+  sampled_.grow(rows.size());
   for (size_t r = 0; r < rows.size(); ++r)
     sampled_[r] = {-1, 0, sampling_rows_[r].num_candidates, candidates.data() + rows[r].candidates};
   view_ = {};

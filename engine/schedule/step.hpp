@@ -7,6 +7,7 @@
 
 #include "kv/kv_manager.hpp"
 #include "quire/plugin.h"
+#include "schedule/column.hpp"
 #include "schedule/sequence.hpp"
 
 #include <array>
@@ -45,7 +46,7 @@ class Step {
 
   const quire_step& view() const { return view_; }
   const quire_sampling& sampling() const { return sampling_; }
-  std::span<quire_sampled_row> sampled() { return sampled_; }
+  std::span<quire_sampled_row> sampled() { return {sampled_.data(), sampled_.size()}; }
 
   Ticket ticket = 0;          // of the KV manager, once submitted
   uint64_t device_ticket = 0; // of the backend's instance
@@ -56,16 +57,16 @@ class Step {
   std::vector<quire_candidate> candidates;
 
  private:
-  std::vector<int32_t> tokens_;                                // [T]
-  std::vector<uint32_t> token_rows_;                           // [T]
-  std::vector<uint32_t> query_start_;                          // [S + 1]
-  std::vector<uint32_t> seq_len_;                              // [S]
-  std::vector<uint32_t> table_start_;                          // [S + 1]
-  std::array<std::vector<uint32_t>, QUIRE_MAX_GROUPS> tables_; // [table_start[S]]
+  Column<int32_t> tokens_;                                // [T]
+  Column<uint32_t> token_rows_;                           // [T]
+  Column<uint32_t> query_start_;                          // [S + 1]
+  Column<uint32_t> seq_len_;                              // [S]
+  Column<uint32_t> table_start_;                          // [S + 1]
+  std::array<Column<uint32_t>, QUIRE_MAX_GROUPS> tables_; // [table_start[S]]
   std::array<const uint32_t*, QUIRE_MAX_GROUPS> table_pointers_{};
-  std::vector<uint32_t> row_tokens_; // [R]
-  std::vector<quire_sampling_row> sampling_rows_;
-  std::vector<quire_sampled_row> sampled_;
+  Column<uint32_t> row_tokens_; // [R]
+  Column<quire_sampling_row> sampling_rows_;
+  Column<quire_sampled_row> sampled_;
   uint32_t num_groups_ = 0, num_logits_ = 0;
   bool fed_ = false; // some token comes from the device
   quire_step view_{};
