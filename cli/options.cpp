@@ -73,6 +73,7 @@ void add_engine_options(CLI::App& command, EngineOptions& o) {
   command.add_flag("!--no-prefix-cache", o.prefix_cache, "Don't reuse the KV of equal prefixes");
   command.add_flag("--invariant", o.invariant, "CUDA: the same tokens whatever else is in the batch");
   command.add_flag("--validate", o.validate, "Vulkan validation layers");
+  command.add_flag("--check-weights", o.check_weights, "Read every weight first and refuse a NaN or an infinity");
   command.add_option("--threads", o.num_threads, "Threads of a CPU backend; 0: all cores")->capture_default_str();
   command.add_option("--plugin", o.plugins, "A plugin file to load, besides the search path");
   command.add_option("--cache-dir", o.cache_dir,

@@ -33,12 +33,17 @@ EngineCore::EngineCore(CoreOptions options, std::unique_ptr<Device> device)
   thread_ = std::thread([this] { run(); });
 }
 
-EngineCore::~EngineCore() {
-  Message stop;
-  stop.stop = true;
-  inbox_.post(std::move(stop));
-  thread_.join();
-  choosers_.reset();
+EngineCore::~EngineCore() { close(); }
+
+std::unique_ptr<Device> EngineCore::close() {
+  if (thread_.joinable()) {
+    Message stop;
+    stop.stop = true;
+    inbox_.post(std::move(stop));
+    thread_.join();
+    choosers_.reset();
+  }
+  return std::move(device_);
 }
 
 void EngineCore::run() {
@@ -54,7 +59,6 @@ void EngineCore::run() {
     quire_status status{};
     if (device_->alive()) device_->wait(*flying.step, flying.error.empty(), status);
   }
-  device_.reset();
 }
 
 // One step of the loop. False: there is nothing to do until a message comes.
@@ -64,8 +68,8 @@ bool EngineCore::turn() {
     const auto start = EngineClock::now();
     collect_choices();
     auto step = take_step();
-    scheduled = schedule(*step) && submit(std::move(step));
-    counters_.host_seconds += seconds_between(start, EngineClock::now());
+    scheduled = schedule(*step) && submit(std::move(step), start);
+    if (!scheduled) counters_.host_seconds += seconds_between(start, EngineClock::now());
   }
   if (!pipe_.empty() && (pipe_.size() == 2 || !scheduled)) {
     FlyingStep flying = std::move(pipe_.front());
@@ -83,6 +87,7 @@ bool EngineCore::turn() {
 }
 
 bool EngineCore::schedule(Step& step) {
+  if (options_.before_schedule) options_.before_schedule(scheduler_);
   const bool some = scheduler_.schedule(step);
   for (Sequence* s : scheduler_.impossible())
     end_request(*static_cast<ActiveRequest*>(s->group->owner), FinishReason::error,
@@ -99,9 +104,11 @@ bool EngineCore::schedule(Step& step) {
   return some;
 }
 
-bool EngineCore::submit(std::unique_ptr<Step> step) {
+bool EngineCore::submit(std::unique_ptr<Step> step, EngineClock::time_point begun) {
   quire_status status{};
+  const auto start = EngineClock::now();
   const uint64_t ticket = device_->submit(*step, status);
+  const auto submitted = EngineClock::now();
   if (status.code == QUIRE_DEVICE_LOST) {
     scheduler_.withdrawn(*step);
     device_lost(status.message);
@@ -119,7 +126,11 @@ bool EngineCore::submit(std::unique_ptr<Step> step) {
     auto& request = *static_cast<ActiveRequest*>(group->owner);
     request.summary.queue_seconds = seconds_between(request.submitted, now);
   }
-  pipe_.push_back({std::move(step), now, status.code == QUIRE_OK ? "" : status.message});
+  const double gap = seen_done_ == EngineClock::time_point{} ? 0 : seconds_between(seen_done_, submitted);
+  if (pipe_.empty()) counters_.device_idle_seconds += gap;
+  const double host = seconds_between(begun, start) + seconds_between(submitted, EngineClock::now());
+  pipe_.push_back({std::move(step), now, status.code == QUIRE_OK ? "" : status.message, host,
+                   seconds_between(start, submitted), gap});
   return true;
 }
 
@@ -129,13 +140,18 @@ void EngineCore::commit(FlyingStep flying) {
   quire_status status{};
   device_->wait(step, flying.error.empty(), status);
   const auto done = EngineClock::now();
-  counters_.device_wait_seconds += seconds_between(start, done);
+  const double waited = seconds_between(start, done);
+  counters_.device_wait_seconds += waited;
   ++counters_.steps;
+  // A step that was done before it was waited for: the one behind it may have come too late.
+  if (waited < 5e-6 && !pipe_.empty()) counters_.device_idle_seconds += pipe_.front().gap_seconds;
+  seen_done_ = done;
   if (status.code == QUIRE_DEVICE_LOST) {
     pipe_.push_front(std::move(flying)); // it is on the list of what was lost
     return device_lost(status.message);
   }
-  const std::string error = status.code == QUIRE_OK ? flying.error : status.message;
+  std::string error = status.code == QUIRE_OK ? flying.error : status.message;
+  if (error.empty() && options_.weights_damaged) error = options_.weights_damaged();
   scheduler_.commit(step, !error.empty());
   if (error.empty()) {
     for (size_t row = 0; row < step.rows.size(); ++row)
@@ -144,15 +160,26 @@ void EngineCore::commit(FlyingStep flying) {
   } else {
     fail_step(step, error);
   }
-  spare_steps_.push_back(std::move(flying.step));
   forget_closed();
   if (options_.check_every_step) check_integrity("after a step");
+  flying.host_seconds += seconds_between(done, EngineClock::now());
+  account(flying);
   publish_stats();
-  counters_.host_seconds += seconds_between(done, EngineClock::now());
+  spare_steps_.push_back(std::move(flying.step));
+}
+
+void EngineCore::account(const FlyingStep& flying) {
+  counters_.host_seconds += flying.host_seconds;
+  counters_.submit_seconds += flying.submit_seconds;
+  if (flying.step->num_tokens() != flying.step->chunks.size()) return;
+  ++counters_.decode_steps;
+  counters_.decode_host_seconds += flying.host_seconds + flying.submit_seconds;
+  counters_.decode_submit_seconds += flying.submit_seconds;
 }
 
 void EngineCore::read_messages() {
   if (!inbox_.drain(messages_)) return;
+  const auto start = EngineClock::now();
   for (Message& message : messages_) {
     if (message.stop) {
       stopping_ = true;
@@ -167,6 +194,7 @@ void EngineCore::read_messages() {
       end_request(*found->second, FinishReason::cancelled);
     }
   }
+  counters_.host_seconds += seconds_between(start, EngineClock::now());
   publish_stats();
 }
 
@@ -181,6 +209,7 @@ void EngineCore::expire_deadlines() {
 }
 
 void EngineCore::sleep() {
+  seen_done_ = {};
   forget_closed();
   publish_stats();
   if (!scheduler_.has_work() && checked_at_step_ != counters_.steps) { // once each time that work ran out
@@ -228,7 +257,9 @@ void EngineCore::publish_stats() {
   const BlockPool& pool = kv_.pool(0);
   s.blocks_total = pool.num_blocks();
   s.blocks_cached = pool.num_cached();
-  s.blocks_referenced = pool.num_referenced() + pool.num_draining();
+  s.blocks_referenced = pool.num_referenced();
+  s.blocks_draining = pool.num_draining();
+  s.block_size = kv_.config().block_size;
   s.blocks_free = pool.num_empty();
   s.tokens_held = pool.tokens_held();
   s.prefix_queries = kv_.prefix_queried_tokens();

@@ -37,7 +37,10 @@ struct CoreOptions {
   std::vector<int32_t> end_tokens;            // of the model
   std::shared_ptr<const Tokenizer> tokenizer; // null: requests with stop strings are refused
   std::function<const quire_sampler*(const std::string& id)> find_sampler; // throws Error for unknown ones
-  uint64_t seed = 0;                                                       // of drawn seeds; 0 = random
+  std::function<void(Scheduler&)> before_schedule; // tests that preempt when they please; on the engine thread
+  // A sentence once the weights in host memory are no longer what they were; else empty. Asked once a step.
+  std::function<std::string()> weights_damaged;
+  uint64_t seed = 0; // of drawn seeds; 0 = random
   uint64_t max_kept_tokens = uint64_t{1} << 26;
   uint32_t num_sampler_threads = 2;
   bool check_every_step = false; // every invariant, after every step; always on in debug builds
@@ -47,6 +50,8 @@ class EngineCore {
  public:
   EngineCore(CoreOptions options, std::unique_ptr<Device> device);
   ~EngineCore(); // cancels what runs, waits for the device
+  // The same, and gives the device back; no call may follow.
+  std::unique_ptr<Device> close();
   EngineCore(const EngineCore&) = delete;
   EngineCore& operator=(const EngineCore&) = delete;
 
@@ -65,7 +70,9 @@ class EngineCore {
   struct FlyingStep {
     std::unique_ptr<Step> step;
     EngineClock::time_point submitted;
-    std::string error; // it was submitted, but its rows can't come
+    std::string error;                   // it was submitted, but its rows can't come
+    double host_seconds, submit_seconds; // that it took the engine thread so far
+    double gap_seconds; // from when the host last saw a step done, with one still running, to its submission
   };
 
   // core_requests.cpp: [any]
@@ -77,12 +84,13 @@ class EngineCore {
   void run();
   bool turn();
   bool schedule(Step& step);
-  bool submit(std::unique_ptr<Step> step);
+  bool submit(std::unique_ptr<Step> step, EngineClock::time_point begun);
   void commit(FlyingStep flying);
   void read_messages();
   void expire_deadlines();
   void sleep();
   void measure(const FlyingStep& flying, EngineClock::time_point done);
+  void account(const FlyingStep& flying);
   void check_integrity(const char* when);
   void publish_stats();
   std::unique_ptr<Step> take_step();
@@ -132,6 +140,7 @@ class EngineCore {
   std::vector<std::unique_ptr<Step>> spare_steps_;
   std::vector<std::unique_ptr<Choice>> choices_, spare_choices_;
   EngineClock::time_point last_done_{}, last_revival_{};
+  EngineClock::time_point seen_done_{}; // when a step was last seen done; none after a pause without work
   double mean_step_seconds_ = 0;
   uint64_t arrivals_ = 0, checked_at_step_ = 0;
   bool stopping_ = false;

@@ -13,6 +13,7 @@
 #include "text/gguf_vocabulary.hpp"
 #include "text/tokenizer.hpp"
 #include "weights/gguf_names.hpp"
+#include "weights/mapped_file.hpp"
 #include "weights/model_files.hpp"
 
 #include <spdlog/spdlog.h>
@@ -40,8 +41,12 @@ void check_options(const EngineOptions& o) {
            std::to_string(o.max_sequences) + ", to 1048576");
   if (!(o.memory_fraction > 0 && o.memory_fraction <= 1))
     refuse("memory_fraction is " + std::to_string(o.memory_fraction) + ": it must be above 0 and at most 1");
-  if (o.batching != "continuous" && o.batching != "static")
-    refuse("batching is `" + o.batching + "`: it must be continuous or static");
+}
+
+bool is_static(const std::string& batching) {
+  if (batching != "continuous" && batching != "static")
+    throw Error("batching is `" + batching + "`: it must be continuous or static");
+  return batching == "static";
 }
 
 uint32_t kv_format(const std::string& word) {
@@ -112,6 +117,7 @@ struct Engine::Impl {
   std::shared_ptr<const ChatTemplate> chat_template;
   DeviceChoice device_choice;
   ModelInfo info;
+  CoreOptions core_options;
   std::unique_ptr<EngineCore> core;
 
   explicit Impl(const EngineOptions& options);
@@ -219,7 +225,7 @@ CoreOptions Engine::Impl::plan(const EngineOptions& options, Device& device, boo
   result.scheduler.vocab_size = program.vocab_size;
   result.scheduler.program = device.program();
   result.scheduler.preemption = preemption_mode(options.preemption);
-  result.scheduler.static_batching = options.batching == "static";
+  result.scheduler.static_batching = is_static(options.batching);
   for (size_t g = 0; g < plan.blocks.size(); ++g) {
     result.kv.groups.push_back({plan.blocks[g], plan.host_blocks[g], needs.windows[g]});
     result.scheduler.block_bytes += needs.block_bytes[g];
@@ -232,6 +238,11 @@ CoreOptions Engine::Impl::plan(const EngineOptions& options, Device& device, boo
   result.end_tokens = info.end_tokens;
   result.tokenizer = tokenizer;
   result.find_sampler = [this](const std::string& id) { return &plugins.sampler(id).sampler; };
+  result.weights_damaged = [files = files]() -> std::string {
+    return files->damaged()
+               ? files->name() + " became shorter while it was in use: put the whole file back and start anew"
+               : std::string();
+  };
   result.seed = options.seed;
 
   info.weights_bytes = memory.weights_bytes;
@@ -254,6 +265,7 @@ Engine::Impl::Impl(const EngineOptions& options) {
   check_options(options);
   kv_format(options.kv_format);
   preemption_mode(options.preemption);
+  is_static(options.batching);
   parse_policy(options.kv_policy);
   const auto start = Clock::now();
   load_plugins(options);
@@ -267,10 +279,14 @@ Engine::Impl::Impl(const EngineOptions& options) {
   bool cpu = false;
   quire_limits limits{};
   files->start_read_ahead();
+  if (options.check_weights)
+    for (const TensorEntry& tensor : files->tensors())
+      if (tensor.data && tensor.file < files->files().size())
+        ModelFiles::check_finite(tensor, files->files()[tensor.file]->file_name());
   std::unique_ptr<Device> device = open_device(options, cpu, limits);
   files->check_unchanged();
-  CoreOptions core_options = plan(options, *device, cpu, limits);
-  core = std::make_unique<EngineCore>(std::move(core_options), std::move(device));
+  core_options = plan(options, *device, cpu, limits);
+  core = std::make_unique<EngineCore>(core_options, std::move(device));
   info.load_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   spdlog::info("ready after {:.2f} s", info.load_seconds);
 }
@@ -289,6 +305,13 @@ SequenceHandle Engine::fork(SequenceHandle sequence, uint32_t at_token) {
 }
 std::shared_ptr<const std::vector<int32_t>> Engine::tokens_of(SequenceHandle sequence) const {
   return impl_->core->kept().find(sequence);
+}
+void Engine::reconfigure(const std::string& kv_policy, const std::string& batching) {
+  impl_->core_options.kv.policy = parse_policy(kv_policy);
+  impl_->core_options.scheduler.static_batching = is_static(batching);
+  std::unique_ptr<Device> device = impl_->core->close();
+  if (!device->alive()) throw Error("the device was lost: start anew");
+  impl_->core = std::make_unique<EngineCore>(impl_->core_options, std::move(device));
 }
 Stats Engine::stats() const { return impl_->core->stats(); }
 const DeviceChoice& Engine::device() const { return impl_->device_choice; }

@@ -58,8 +58,13 @@ std::string Metrics::prometheus(const Stats* stats) const {
   out += "quire_kv_blocks{state=\"free\"} " + std::to_string(stats->blocks_free) + "\n";
   out += "quire_kv_blocks{state=\"cached\"} " + std::to_string(stats->blocks_cached) + "\n";
   out += "quire_kv_blocks{state=\"referenced\"} " + std::to_string(stats->blocks_referenced) + "\n";
+  out += "quire_kv_blocks{state=\"draining\"} " + std::to_string(stats->blocks_draining) + "\n";
   gauge("quire_kv_blocks_total", "KV blocks in all", n(stats->blocks_total));
   gauge("quire_kv_tokens_held", "tokens whose KV is in referenced blocks, shared ones once", n(stats->tokens_held));
+  gauge("quire_kv_block_size", "tokens a KV block", stats->block_size);
+  const double slots = n(stats->blocks_referenced) * stats->block_size;
+  gauge("quire_kv_utilisation", "tokens held by slots of referenced blocks; 1 where there are none",
+        slots > 0 ? n(stats->tokens_held) / slots : 1.0);
   counter("quire_prompt_tokens_total", "prompt tokens of admitted requests", n(stats->prompt_tokens));
   counter("quire_output_tokens_total", "tokens generated", n(stats->output_tokens));
   counter("quire_cached_tokens_total", "prompt tokens found in the prefix cache", n(stats->cached_tokens));
@@ -74,7 +79,14 @@ std::string Metrics::prometheus(const Stats* stats) const {
   counter("quire_requests_cancelled_total", "requests cancelled", n(stats->requests_cancelled));
   counter("quire_step_seconds_total", "time in steps", stats->step_seconds);
   counter("quire_device_wait_seconds_total", "time the engine waited for the device", stats->device_wait_seconds);
-  counter("quire_host_seconds_total", "time the engine worked on the host", stats->host_seconds);
+  counter("quire_host_seconds_total", "time the engine thread worked, the backend's calls apart", stats->host_seconds);
+  counter("quire_submit_seconds_total", "time the engine thread was in the backend's submit and sample",
+          stats->submit_seconds);
+  counter("quire_decode_steps_total", "device steps without prompt tokens", n(stats->decode_steps));
+  counter("quire_decode_host_seconds_total", "the engine thread's time for those, submit included and waiting apart",
+          stats->decode_host_seconds);
+  counter("quire_device_idle_seconds_total", "at most so long the device had nothing queued though there was work",
+          stats->device_idle_seconds);
   first_token.write(out, "quire_time_to_first_token_seconds", "from submission to the first token");
   between_tokens.write(out, "quire_inter_token_seconds", "between two tokens of a choice");
   request.write(out, "quire_request_seconds", "from submission to the last token");

@@ -278,6 +278,12 @@ void ModelFiles::start_read_ahead() {
   });
 }
 
+bool ModelFiles::damaged() const {
+  for (const auto& file : state_->files)
+    if (file->damaged()) return true;
+  return false;
+}
+
 void ModelFiles::check_unchanged() const {
   for (const auto& file : state_->files) file->check_unchanged();
 }

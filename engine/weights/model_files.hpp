@@ -107,6 +107,8 @@ class ModelFiles {
   void start_read_ahead();
   // Throws if a file changed or shrank since it was opened: call it after loading.
   void check_unchanged() const;
+  // A file shrank and something behind its end was read, as zeros. Cheap enough to ask once a step.
+  bool damaged() const;
   // Throws if a block's scale (or an element of a float format) of this tensor is NaN or infinite. Reads it all.
   static void check_finite(const TensorEntry& tensor, const std::string& file);
 

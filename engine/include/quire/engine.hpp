@@ -127,6 +127,7 @@ struct EngineOptions {
   bool prefix_cache = true;
   bool invariant = false;            // CUDA; the others always are
   bool validate = false;             // API validation layers
+  bool check_weights = false;        // read every weight first: a NaN or an infinity is an error that names the tensor
   uint32_t num_threads = 0;
   uint64_t seed = 0;                 // of dummy weights and of drawn seeds; 0 = random
   std::vector<std::string> plugins;  // explicit plugin files, besides the search path
@@ -137,14 +138,25 @@ struct EngineOptions {
 // A snapshot of counters for /metrics; monotonic where they count.
 struct Stats {
   uint32_t running = 0, waiting = 0, swapped = 0;
-  uint64_t blocks_total = 0, blocks_free = 0, blocks_cached = 0, blocks_referenced = 0; // KV group 0
+  // KV group 0. Draining: given up, and not free before the steps in flight are done. The four add up to the total.
+  uint64_t blocks_total = 0, blocks_free = 0, blocks_cached = 0, blocks_referenced = 0, blocks_draining = 0;
+  uint32_t block_size = 0;  // in tokens
   uint64_t tokens_held = 0; // tokens whose KV is in referenced blocks, shared ones once
   uint64_t prompt_tokens = 0, output_tokens = 0, cached_tokens = 0;
   uint64_t preemptions_swap = 0, preemptions_recompute = 0;
   uint64_t steps = 0, requests = 0, requests_failed = 0, requests_cancelled = 0; // cancelled: deadlines too
   uint64_t device_restarts = 0;
   uint64_t prefix_queries = 0, prefix_hits = 0; // in tokens
-  double step_seconds = 0, device_wait_seconds = 0, host_seconds = 0; // summed over steps
+  // The engine thread's time, summed over steps: its own work (messages, scheduling, building steps, what comes of the tokens); in the
+  // backend's submit and sample, which may block while the device's queue is full; and waiting for steps.
+  double host_seconds = 0, submit_seconds = 0, device_wait_seconds = 0;
+  double step_seconds = 0; // of the steps, queued ones from when the one before had ended
+  // Of the steps without prompts: one token a sequence. host: own work and submit together.
+  uint64_t decode_steps = 0;
+  double decode_host_seconds = 0, decode_submit_seconds = 0;
+  // The device had nothing queued, though there was work: at most so long. From when the host saw the last step done to when the next
+  // was submitted.
+  double device_idle_seconds = 0;
 };
 
 struct DeviceChoice {
@@ -187,6 +199,9 @@ class Engine {
   std::shared_ptr<const std::vector<int32_t>> tokens_of(SequenceHandle sequence) const;
 
   Stats stats() const;              // [any]
+  // Another KV policy and way of batching on the same device and weights, for comparisons: see EngineOptions. What is kept and cached is
+  // forgotten, what runs is cancelled. No other call may be under way.
+  void reconfigure(const std::string& kv_policy, const std::string& batching);
   const DeviceChoice& device() const; // immutable after construction [any]
   const ModelInfo& model() const;
   std::shared_ptr<const Tokenizer> tokenizer() const; // engine/text/tokenizer.hpp
