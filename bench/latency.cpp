@@ -106,6 +106,8 @@ boost::json::object bench_throughput(Engine& engine, const ThroughputOptions& o)
     normalised += (r.last_token_seconds - r.arrival_seconds) / r.output_tokens / static_cast<double>(results.size());
   }
   const double steps = static_cast<double>(after.steps - before.steps);
+  const auto decode_steps = static_cast<double>(after.decode_steps - before.decode_steps);
+  const auto us = [](double seconds, double count) { return count > 0 ? seconds / count * 1e6 : 0.0; };
   return {{"requests", o.requests},
           {"requests_per_s", o.requests_per_second},
           {"prompt_tokens", in},
@@ -117,7 +119,13 @@ boost::json::object bench_throughput(Engine& engine, const ThroughputOptions& o)
           {"first_token_p99_s", quantile(first, 0.99)},
           {"normalised_latency_s_per_token", normalised},
           {"steps", after.steps - before.steps},
-          {"host_us_per_step", steps > 0 ? (after.host_seconds - before.host_seconds) / steps * 1e6 : 0.0},
+          {"host_us_per_step", us(after.host_seconds - before.host_seconds, steps)},
+          {"submit_us_per_step", us(after.submit_seconds - before.submit_seconds, steps)},
+          {"wait_us_per_step", us(after.device_wait_seconds - before.device_wait_seconds, steps)},
+          {"decode_steps", after.decode_steps - before.decode_steps},
+          {"host_us_per_decode_step", us(after.decode_host_seconds - before.decode_host_seconds, decode_steps)},
+          {"submit_us_per_decode_step", us(after.decode_submit_seconds - before.decode_submit_seconds, decode_steps)},
+          {"device_idle_share_at_most", (after.device_idle_seconds - before.device_idle_seconds) / last},
           {"preemptions", after.preemptions_swap + after.preemptions_recompute - before.preemptions_swap -
                               before.preemptions_recompute}};
 }

@@ -21,6 +21,8 @@ class Recorder : public EventSink {
     const double now = std::chrono::duration<double>(Clock::now() - start_).count();
     if (event.token >= 0) result_.token_seconds.push_back(now);
     if (event.finish == FinishReason::error) result_.error = std::move(event.error);
+    result_.cut_off |= event.finish == FinishReason::cancelled;
+    result_.end_seconds = now;
   }
   void finished(const Finished& summary) noexcept override {
     result_.output_tokens = summary.output_tokens;
@@ -32,6 +34,10 @@ class Recorder : public EventSink {
   void wait() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return done_; });
+  }
+  bool wait_until(Clock::time_point end) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_until(lock, end, [&] { return done_; });
   }
 
  private:
@@ -54,11 +60,16 @@ std::vector<int32_t> random_tokens(const Engine& engine, uint32_t count, uint64_
   return tokens;
 }
 
-std::vector<LoadResult> run_load(Engine& engine, const std::vector<LoadRequest>& requests, uint64_t seed) {
+std::vector<LoadResult> run_load(Engine& engine, const std::vector<LoadRequest>& requests, uint64_t seed,
+                                 double cut_off_seconds) {
   std::mt19937_64 random(seed);
   std::vector<LoadResult> results(requests.size());
   std::vector<std::shared_ptr<Recorder>> recorders;
+  std::vector<RequestId> ids;
   const auto start = Clock::now();
+  const auto after = [&](double seconds) {
+    return start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  };
   for (size_t i = 0; i < requests.size(); ++i) {
     const LoadRequest& r = requests[i];
     Request request;
@@ -71,10 +82,12 @@ std::vector<LoadResult> run_load(Engine& engine, const std::vector<LoadRequest>&
     results[i].token_seconds.reserve(r.output_tokens);
     recorders.push_back(std::make_shared<Recorder>(results[i], start));
     request.sink = recorders.back();
-    std::this_thread::sleep_until(
-        start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(r.arrival_seconds)));
-    engine.submit(std::move(request));
+    std::this_thread::sleep_until(after(r.arrival_seconds));
+    ids.push_back(engine.submit(std::move(request)));
   }
+  if (cut_off_seconds > 0)
+    for (size_t i = 0; i < ids.size(); ++i)
+      if (!recorders[i]->wait_until(after(cut_off_seconds))) engine.cancel(ids[i]);
   for (const auto& recorder : recorders) recorder->wait();
   for (LoadResult& result : results) {
     if (result.token_seconds.empty()) continue;
@@ -99,9 +112,10 @@ std::vector<LoadRequest> sharegpt_like_requests(uint32_t count, double requests_
                                                 uint64_t seed) {
   std::mt19937_64 random(seed);
   // A lognormal of mean m and shape s has the location log(m) - s^2 / 2.
-  constexpr double mean_in = 161.31, mean_out = 337.99, shape = 1.0;
-  std::lognormal_distribution<double> in(std::log(mean_in) - shape * shape / 2, shape),
-      out(std::log(mean_out) - shape * shape / 2, shape);
+  // The shapes are those of the memory study, docs/paged-memory.md.
+  constexpr double mean_in = 161.31, mean_out = 337.99, shape_in = 1.0, shape_out = 0.75;
+  std::lognormal_distribution<double> in(std::log(mean_in) - shape_in * shape_in / 2, shape_in),
+      out(std::log(mean_out) - shape_out * shape_out / 2, shape_out);
   std::exponential_distribution<double> gap(requests_per_second);
   std::vector<LoadRequest> requests(count);
   double now = 0;

@@ -22,11 +22,15 @@ struct LoadResult {
   double arrival_seconds = 0, first_token_seconds = 0, last_token_seconds = 0; // after the start of the load
   uint32_t prompt_tokens = 0, output_tokens = 0, cached_tokens = 0; // cached: of the prompt, found in the prefix cache
   std::vector<double> token_seconds;                                // of each output token, after the start
+  double end_seconds = 0;                                           // of the last event
+  bool cut_off = false;
   std::string error;
 };
 
-// Runs the requests to their end (greedy, end tokens ignored). Results in the order of the requests.
-std::vector<LoadResult> run_load(Engine& engine, const std::vector<LoadRequest>& requests, uint64_t seed);
+// Runs the requests to their end (greedy, end tokens ignored), or until so many seconds after the start: what is left
+// then is cancelled (0: never). Results in the order of the requests.
+std::vector<LoadResult> run_load(Engine& engine, const std::vector<LoadRequest>& requests, uint64_t seed,
+                                 double cut_off_seconds = 0);
 
 // Token ids that any model has words for, seeded.
 std::vector<int32_t> random_tokens(const Engine& engine, uint32_t count, uint64_t seed);

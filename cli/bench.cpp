@@ -9,6 +9,7 @@
 #include "bench/latency.hpp"
 #include "bench/memory.hpp"
 #include "bench/scheduler.hpp"
+#include "bench/sweep.hpp"
 #include "commands.hpp"
 #include "quire/engine.hpp"
 #include "weights/model_files.hpp"
@@ -101,6 +102,30 @@ Command add_throughput(CLI::App& parent) {
   };
 }
 
+Command add_sweep(CLI::App& parent) {
+  CLI::App* app =
+      parent.add_subcommand("sweep", "Allocation policies at rising request rates: latency and what each sustains");
+  const auto o = std::make_shared<BenchOptions>();
+  const auto s = std::make_shared<bench::SweepOptions>();
+  o->engine.max_sequences = 256;
+  add_engine_options(*app, o->engine);
+  app->add_option("--policies", s->policies, "paged, max, pow2, oracle, static")->delimiter(',')->capture_default_str();
+  app->add_option("--rates", s->rates, "Requests/s, rising")->delimiter(',')->capture_default_str();
+  app->add_option("--seconds", s->seconds, "Of arrivals a rate")->capture_default_str();
+  app->add_option("--latency-limit", s->latency_limit,
+                  "Seconds a token that a sustained rate stays below; 0: 5 times the least")
+      ->capture_default_str();
+  app->add_option("--max-total-tokens", s->max_total_tokens, "Prompt and output of a request")->capture_default_str();
+  app->add_option("--seed", s->seed)->capture_default_str();
+  app->add_flag("--json", o->json, "As JSON");
+  return [app, o, s]() -> int {
+    if (!app->parsed()) return -1;
+    Engine engine(o->engine);
+    print(described(engine, bench::bench_sweep(engine, *s)), o->json);
+    return 0;
+  };
+}
+
 Command add_kernels(CLI::App& parent) {
   CLI::App* app =
       parent.add_subcommand("kernels", "Each launch of a decode and a prefill step, against the device's own ceilings");
@@ -178,8 +203,8 @@ Command add_write_dummy(CLI::App& parent) {
 
 Command add_bench(CLI::App& app) {
   app.require_subcommand(1);
-  const std::vector<Command> commands{add_latency(app),   add_prefix(app), add_throughput(app), add_kernels(app),
-                                      add_scheduler(app), add_memory(app), add_write_dummy(app)};
+  const std::vector<Command> commands{add_latency(app), add_prefix(app),    add_throughput(app), add_sweep(app),
+                                      add_kernels(app), add_scheduler(app), add_memory(app),     add_write_dummy(app)};
   return [commands] {
     for (const Command& command : commands)
       if (const int code = command(); code >= 0) return code; // -1: another one was asked for
