@@ -13,8 +13,9 @@ namespace websocket = boost::beast::websocket;
 
 namespace {
 
-constexpr uint32_t max_control_frames = 1000;  // pings and pongs between two messages
-constexpr uint32_t max_empty_fragments = 1000; // of one message
+constexpr uint32_t max_control_frames = 1000; // pings and pongs between two messages
+constexpr uint64_t frame_overhead_bytes =
+    4096; // and as much again as a message may have, for the heads of its fragments
 constexpr size_t read_chunk_bytes = 64u << 10;
 constexpr size_t max_own_conversations = 64;
 
@@ -23,7 +24,7 @@ auto to(boost::system::error_code& ec) { return net::redirect_error(net::use_awa
 } // namespace
 
 WebSocketSession::WebSocketSession(beast::tcp_stream stream, std::shared_ptr<Service> service)
-    : service_(std::move(service)), ws_(std::move(stream)) {
+    : service_(std::move(service)), ws_(Transport(std::move(stream))), watch_timer_(ws_.get_executor()) {
   service_->metrics.connections.fetch_add(1);
   service_->metrics.connections_total.fetch_add(1);
 }
@@ -38,12 +39,15 @@ net::awaitable<void> WebSocketSession::run(HttpRequest request) {
   ws_.read_message_max(service_->options.limits.max_frame_bytes);
   ws_.auto_fragment(false);
   ws_.text(true);
-  ws_.control_callback([this](websocket::frame_type, beast::string_view) {
+  ws_.control_callback([this](websocket::frame_type, beast::string_view payload) {
+    received_before_ += 6 + payload.size(); // a masked control frame
     if (++control_frames_ > max_control_frames) beast::get_lowest_layer(ws_).close();
   });
   const auto keep_alive = shared_from_this();
   co_await ws_.async_accept(request, to(ec));
   if (!ec) {
+    received_before_ = ws_.next_layer().received;
+    watch();
     while (co_await read_message()) {
       if (ws_.got_text())
         on_message({static_cast<const char*>(buffer_.data().data()), buffer_.size()});
@@ -54,26 +58,42 @@ net::awaitable<void> WebSocketSession::run(HttpRequest request) {
     }
   }
   closed_ = true;
+  watch_timer_.cancel();
   cancel_all();
+}
+
+// Beast's read returns neither for empty fragments nor while a frame is incomplete: whoever takes too long for a
+// message, or too many bytes, is cut off from here.
+void WebSocketSession::watch() {
+  const auto patience = service_->options.message_timeout;
+  watch_timer_.expires_after(std::min<std::chrono::milliseconds>(patience / 4, std::chrono::milliseconds(250)));
+  watch_timer_.async_wait([weak = weak_from_this(), patience](boost::system::error_code ec) {
+    const auto self = weak.lock();
+    if (ec || !self || self->closed_) return;
+    const auto now = std::chrono::steady_clock::now();
+    const uint64_t received = self->ws_.next_layer().received;
+    const uint64_t bytes = received > self->received_before_ ? received - self->received_before_ : 0;
+    if (bytes == 0)
+      self->message_since_ = {};
+    else if (self->message_since_ == std::chrono::steady_clock::time_point{})
+      self->message_since_ = now;
+    const bool slow = bytes > 0 && now - self->message_since_ > patience;
+    if (slow || bytes > 2 * self->service_->options.limits.max_frame_bytes + frame_overhead_bytes)
+      return beast::get_lowest_layer(self->ws_).close(); // no handshake with a peer that never ends
+    self->watch();
+  });
 }
 
 // One whole message into buffer_; false at the end of the connection.
 net::awaitable<bool> WebSocketSession::read_message() {
   boost::system::error_code ec;
-  uint32_t empty = 0;
-  auto started = std::chrono::steady_clock::time_point::max();
   do {
-    const size_t n = co_await ws_.async_read_some(buffer_, read_chunk_bytes, to(ec));
+    co_await ws_.async_read_some(buffer_, read_chunk_bytes, to(ec));
     if (ec) co_return false;
-    const auto now = std::chrono::steady_clock::now();
-    if (started == std::chrono::steady_clock::time_point::max()) started = now;
-    const bool endless = (n == 0 && ++empty > max_empty_fragments) || now - started > service_->options.message_timeout;
-    if (endless && !ws_.is_message_done()) {
-      beast::get_lowest_layer(ws_).close(); // no handshake with a peer that never ends
-      co_return false;
-    }
   } while (!ws_.is_message_done());
   control_frames_ = 0;
+  received_before_ = ws_.next_layer().received;
+  message_since_ = {};
   co_return true;
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/websocket.hpp>
@@ -17,6 +18,7 @@
 
 #include "http.hpp"
 #include "response_stream.hpp"
+#include "transport.hpp"
 
 namespace quire::server {
 
@@ -38,6 +40,7 @@ class WebSocketSession : public FrameWriter, public std::enable_shared_from_this
   };
 
   boost::asio::awaitable<bool> read_message();
+  void watch();
   void on_message(std::string_view frame);
   void enqueue(CreateRequest create);
   void start_next(const std::string& lane_name);
@@ -46,13 +49,16 @@ class WebSocketSession : public FrameWriter, public std::enable_shared_from_this
   void cancel_all();
 
   const std::shared_ptr<Service> service_;
-  boost::beast::websocket::stream<boost::beast::tcp_stream> ws_;
+  boost::beast::websocket::stream<Transport> ws_;
   boost::beast::flat_buffer buffer_;
   std::map<std::string, Lane> lanes_;                                            // by stream_id; those with work only
   std::map<std::string, std::shared_ptr<const Conversation>> own_conversations_; // of responses with store: false
   std::deque<std::string> write_queue_;                                          // the front is being written
   size_t write_queue_bytes_ = 0;
   uint32_t control_frames_ = 0; // since the last message
+  boost::asio::steady_timer watch_timer_;
+  uint64_t received_before_ = 0; // bytes up to the end of the last message, and of control frames since
+  std::chrono::steady_clock::time_point message_since_{}; // a message was first seen to be under way; none: none is
   bool closed_ = false;
 };
 

@@ -11,7 +11,9 @@ const std::string upgrade =
 // A raw socket after the upgrade.
 class RawSocket {
  public:
-  explicit RawSocket(uint16_t port) : socket_(io_) {
+  explicit RawSocket(uint16_t port, int receive_bytes = 0) : socket_(io_) {
+    socket_.open(net::ip::tcp::v4());
+    if (receive_bytes) socket_.set_option(net::socket_base::receive_buffer_size(receive_bytes));
     socket_.connect({net::ip::address_v4::loopback(), port});
     net::write(socket_, net::buffer(upgrade));
     std::string head;
@@ -62,10 +64,7 @@ void expect_alive(Running& server) {
 }
 
 TEST(Hostile, BrokenFramesEndTheConnectionOnly) {
-  ServiceOptions options;
-  options.idle_timeout =
-      std::chrono::seconds(1); // how long Beast lingers for the peer to close after it has failed a connection
-  Running server(options);
+  Running server;
   const std::string json = R"({"type":"response.create"})";
   const std::vector<std::pair<const char*, std::string>> cases{
       {"unmasked", frame(0x81, json, false)},
@@ -89,7 +88,9 @@ TEST(Hostile, BrokenFramesEndTheConnectionOnly) {
 }
 
 TEST(Hostile, EndlessEmptyFragmentsAreCut) {
-  Running server;
+  ServiceOptions options;
+  options.limits.max_frame_bytes = 4096;
+  Running server(options);
   RawSocket socket(server.port());
   socket.write(frame(0x01, ""));
   std::string many;
@@ -97,6 +98,30 @@ TEST(Hostile, EndlessEmptyFragmentsAreCut) {
   socket.write(many);
   socket.drain();
   expect_alive(server);
+}
+
+TEST(Hostile, AMessageThatNeverEndsIsCutInItsTime) {
+  ServiceOptions options;
+  options.message_timeout = std::chrono::seconds(1);
+  Running server(options);
+  const auto start = std::chrono::steady_clock::now();
+  for (const std::string& bytes :
+       {frame(0x01, ""), frame(0x01, "{\"type\":"), frame(0x81, "whole, but for its end").substr(0, 12)}) {
+    RawSocket socket(server.port());
+    socket.write(frame(0x89, "ping")); // control frames are no message
+    socket.write(bytes);
+    socket.drain();
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30)); // the idle time alone is 60
+  expect_alive(server);
+}
+
+// It neither closes nor reads: the server closes all the same.
+TEST(Hostile, APeerThatStaysAfterAnErrorIsLeftBehind) {
+  Running server;
+  RawSocket socket(server.port());
+  socket.write(frame(0x83, "an unknown opcode"));
+  EXPECT_TRUE(eventually([&] { return server.service->metrics.connections == 0; }, 15));
 }
 
 TEST(Hostile, APingFloodIsCut) {
@@ -162,7 +187,7 @@ TEST(Hostile, ASlowReaderIsCutOffAndItsBlocksComeBack) {
   ServiceOptions options;
   options.max_write_queue_bytes = 64u << 10;
   Running server(options);
-  RawSocket socket(server.port());
+  RawSocket socket(server.port(), 4096);
   // Many long answers with many logprobs, never read: far more bytes than the kernel's buffers hold.
   for (int lane = 0; lane < 16; ++lane)
     socket.write(frame(0x81, R"({"type":"response.create","stream_id":")" + std::to_string(lane) +
