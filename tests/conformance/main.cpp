@@ -5,12 +5,17 @@
 //   quire-tests oracle [--backend ...] [--model FILE] [--goldens FILE] [--chunk N] [--batch N]
 //       SmolLM2-135M-Instruct at Q4_1 against Hugging Face's logits and greedy tokens
 //       --brief: a selection that a change of the subgroup can break (ignored with --full)
-//   both: [--plugin FILE] [--device N] [--threads N] [--full] [--validate] [--cache-dir DIR]
+//   quire-tests trials [--backend ...] [--steps N] [--model FILE|DIR] [--seed S]
+//       a whole engine over N steps with random cancels, preemption, swap and fork: the right text, no block lost
+//   quire-tests invariant [--backend ...] [--model FILE|DIR]
+//       the same tokens alone, in a batch of 64, chunked, preempted, after a prefix hit
+//   all: [--plugin FILE] [--device N] [--threads N] [--full] [--validate] [--cache-dir DIR]
 //
 // Exit codes: 0 passed, 1 failed, 2 wrong use, 77 the backend, its device or the model is not there (meson: skipped).
 #include "conformance/harness.hpp"
 #include "support/backend_session.hpp"
 #include "support/oracle_check.hpp"
+#include "trials/trials.hpp"
 
 #include <gtest/gtest.h>
 
@@ -40,7 +45,9 @@ namespace {
       "quire-tests: %s\n"
       "usage: quire-tests conformance [--filter OP] [--seed S] [--brief]\n"
       "       quire-tests oracle [--model FILE] [--goldens FILE] [--chunk N] [--batch N]\n"
-      "both:  [--backend NAME] [--plugin FILE] [--device N] [--threads N] [--full] [--validate] [--cache-dir DIR]\n",
+      "       quire-tests trials [--steps N] [--model FILE|DIR] [--seed S]\n"
+      "       quire-tests invariant [--model FILE|DIR]\n"
+      "all:   [--backend NAME] [--plugin FILE] [--device N] [--threads N] [--full] [--validate] [--cache-dir DIR]\n",
       what.c_str());
   std::exit(2);
 }
@@ -56,8 +63,9 @@ void parse(int argc, char** argv) {
   Options& o = options();
   if (const char* full = std::getenv("QUIRE_FULL")) o.full = std::strcmp(full, "1") == 0;
   const std::string command = argc < 2 ? "" : argv[1];
-  if (command != "conformance" && command != "oracle") refuse("the first word must be conformance or oracle");
-  o.oracle = command == "oracle";
+  if (command != "conformance" && command != "oracle" && command != "trials" && command != "invariant")
+    refuse("the first word must be conformance, oracle, trials or invariant");
+  o.command = command;
   for (int i = 2; i < argc; ++i) {
     const std::string flag = argv[i];
     const auto value = [&]() -> std::string {
@@ -86,6 +94,8 @@ void parse(int argc, char** argv) {
       o.threads = static_cast<uint32_t>(number(flag, value()));
     else if (flag == "--seed")
       o.seed = number(flag, value());
+    else if (flag == "--steps")
+      o.steps = number(flag, value());
     else if (flag == "--full")
       o.full = true;
     else if (flag == "--brief")
@@ -143,6 +153,18 @@ int run_oracle() {
   return r.problems.empty() ? 0 : 1;
 }
 
+int run_engine() {
+  test::TrialOptions o;
+  o.backend = options().backend;
+  o.plugin = options().plugin;
+  o.model = options().model;
+  o.steps = options().steps;
+  o.seed = options().seed;
+  const uint32_t failures = options().command == "trials" ? test::run_trials(o) : test::run_invariant(o);
+  std::printf("%d passed, %u failed\n", failures == 0 ? 1 : 0, failures);
+  return failures == 0 ? 0 : 1;
+}
+
 } // namespace
 } // namespace quire::tests
 
@@ -175,7 +197,8 @@ int main(int argc, char** argv) {
   std::printf("quire-tests: backend %s %s on %s (%s), seed %llu%s\n", backend_plugin()->id, backend_plugin()->version,
               info.name, info.driver, static_cast<unsigned long long>(options().seed), options().full ? ", full" : "");
   try {
-    return options().oracle ? run_oracle() : run_conformance();
+    if (options().command == "oracle") return run_oracle();
+    return options().command == "conformance" ? run_conformance() : run_engine();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "quire-tests: %s\n", error.what());
     return 1;

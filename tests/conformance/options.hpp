@@ -15,10 +15,11 @@ struct Options {
   std::string cache_dir;
   uint32_t device = 0;
   uint32_t threads = 0;
-  std::string model;             // of oracle
-  std::string goldens;           // likewise
+  std::string command;           // conformance, oracle, trials or invariant
+  uint64_t steps = 10000;        // of trials
+  std::string model;             // of oracle, trials and invariant
+  std::string goldens;           // of oracle
   uint32_t chunk = 0, batch = 0; // likewise; 0 = as usual
-  bool oracle = false;           // the command
   bool full = false;
   bool brief = false;
   bool validate = false;

@@ -1,5 +1,7 @@
 // The engine on real backends with a 2-layer random Llama: beams as Hugging Face finds them, and the same tokens
 // however the work is cut up.
+#include "bench/latency.hpp"
+#include "quire/error.hpp"
 #include "support/model_fixture.hpp"
 
 #include <boost/json.hpp>
@@ -153,6 +155,12 @@ TEST_P(OnBackend, TheSameTokensHoweverTheWorkIsCutUp) {
   }
   for (PreemptionMode mode : {PreemptionMode::swap, PreemptionMode::recompute})
     for (bool cache : {false, true}) {
+      FixtureOptions forced = o;
+      forced.prefix_cache = cache;
+      forced.before_schedule = preempt_at_random(mode, 4, cache);
+      const auto disturbed = model.engine(forced);
+      EXPECT_EQ(work.run(*disturbed, true), alone) << "preempted at random steps";
+      EXPECT_GT(disturbed->stats().preemptions_swap + disturbed->stats().preemptions_recompute, 0u);
       FixtureOptions tight = o;
       tight.blocks = 34;
       tight.prefix_cache = cache;
@@ -184,7 +192,54 @@ TEST_P(OnBackend, TheRealModelSaysTheSameHoweverTheWorkIsCutUp) {
     tight.max_chunk = mode == PreemptionMode::swap ? 5 : 0;
     tight.preemption = mode;
     EXPECT_EQ(work.run(*model.engine(tight), true), alone) << "preempted";
+    FixtureOptions forced = o;
+    forced.before_schedule = preempt_at_random(mode, 6, 1);
+    const auto disturbed = model.engine(forced);
+    EXPECT_EQ(work.run(*disturbed, true), alone) << "preempted at random steps";
+    EXPECT_GT(disturbed->stats().preemptions_swap + disturbed->stats().preemptions_recompute, 0u);
   }
+}
+
+// A prompt that the largest chunk doesn't hold, beside short ones.
+TEST_P(OnBackend, TheRealModelSaysTheSameInChunksOf1To512) {
+  if (!full()) GTEST_SKIP() << "set QUIRE_FULL=1";
+  if (!fs::exists(real_model())) GTEST_SKIP() << real_model() << " is not there";
+  const ModelOn model(GetParam(), real_model());
+  if (!model.available()) GTEST_SKIP() << model.why();
+  Workload work(model.vocab_size());
+  work.requests.resize(3);
+  work.requests.push_back(greedy(random_prompt(530, 3, model.vocab_size()), 6));
+  FixtureOptions o = plenty();
+  o.max_context = 600;
+  o.max_batched_tokens = 640;
+  o.prefix_cache = false;
+  const auto alone = work.run(*model.engine(o), false);
+  for (const uint32_t chunk : {1u, 17u, 128u, 512u}) {
+    FixtureOptions cut = o;
+    cut.max_chunk = chunk;
+    EXPECT_EQ(work.run(*model.engine(cut), true), alone) << "chunks of " << chunk;
+  }
+}
+
+// A second request with the same 1,000 tokens before its own: it pays for what is its own. The best of three pairs, as
+// whatever else runs on the machine only adds time.
+TEST(Models, ACachedPrefixCostsItsUncachedShareAlone) {
+  if (!full()) GTEST_SKIP() << "set QUIRE_FULL=1";
+  if (!fs::exists(real_model())) GTEST_SKIP() << real_model() << " is not there";
+  EngineOptions o;
+  o.model = real_model().string();
+  o.backend = "vulkan";
+  o.kv_memory_bytes = 256u << 20;
+  std::unique_ptr<Engine> engine;
+  try {
+    engine = std::make_unique<Engine>(o);
+  } catch (const Error& error) {
+    GTEST_SKIP() << error.what();
+  }
+  const boost::json::object result = bench::bench_prefix(*engine, {});
+  EXPECT_EQ(result.at("cached_tokens").to_number<int>(), 992); // whole blocks of 16
+  EXPECT_LE(result.at("ratio").to_number<double>(), result.at("uncached_share").to_number<double>() + 0.03)
+      << boost::json::serialize(result);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, OnBackend, testing::Values("reference", "vulkan"),

@@ -78,7 +78,7 @@ void check_counters(Running& server, uint32_t output_tokens) {
 }
 
 TEST(MetricsTest, CountersAgreeWithWhatClientsSaw) {
-  Running server({}, true, [](EngineOptions& o) { o.kv_memory_bytes = 1u << 20; });
+  Running server({}, true, [](EngineOptions& o) { o.kv_memory_bytes = 320u << 10; });
   check_counters(server, 300);
 }
 

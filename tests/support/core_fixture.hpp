@@ -102,7 +102,16 @@ struct FixtureOptions {
   std::vector<int32_t> end_tokens;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::function<const quire_sampler*(const std::string&)> find_sampler;
+  std::function<void(Scheduler&)> before_schedule;
 };
+
+// Preempts a running sequence in about every `every`-th step.
+inline std::function<void(Scheduler&)> preempt_at_random(PreemptionMode mode, uint32_t every, uint32_t seed) {
+  return [mode, every, random = std::mt19937(seed)](Scheduler& scheduler) mutable {
+    if (random() % every || scheduler.running().empty()) return;
+    scheduler.preempt(*scheduler.running()[random() % scheduler.running().size()], mode);
+  };
+}
 
 // The mock must outlive the core, so it is made first and shared.
 struct Fixture {
@@ -134,6 +143,7 @@ struct Fixture {
     c.end_tokens = o.end_tokens;
     c.tokenizer = o.tokenizer;
     c.find_sampler = o.find_sampler;
+    c.before_schedule = o.before_schedule;
     c.seed = 1;
     c.check_every_step = true;
     core = std::make_unique<EngineCore>(std::move(c), std::move(device));

@@ -20,8 +20,10 @@ namespace quire::test {
 class ModelOn {
  public:
   // Throws Error; available() is false, with the reason, where the backend isn't there.
-  ModelOn(const std::string& backend, const std::filesystem::path& model) : backend_(backend) {
-    datum_ = tests::find_backend(backend, "", &why_);
+  ModelOn(const std::string& backend, const std::filesystem::path& model, const std::string& plugin = "",
+          const LoadOptions& load = {})
+      : backend_(backend) {
+    datum_ = tests::find_backend(backend, plugin, &why_);
     if (!datum_) return;
     const auto* table = static_cast<const quire_backend*>(datum_->table);
     quire_status status{};
@@ -34,7 +36,7 @@ class ModelOn {
     if (const char* build = std::getenv("QUIRE_BUILD"))
       search.paths.push_back(std::filesystem::path(build) / "plugins");
     plugins_.load(search);
-    files_ = ModelFiles::open(model);
+    files_ = ModelFiles::open(model, load);
     const Plugin& family = plugins_.model(files_->architecture());
     program_ = build_program(family.model, family.id, program_source(files_));
   }
@@ -74,6 +76,7 @@ class ModelOn {
     c.kv.prefix_cache = o.prefix_cache;
     c.kv.max_step_tokens = o.max_batched_tokens;
     c.end_tokens = o.end_tokens;
+    c.before_schedule = o.before_schedule;
     c.seed = 1;
     c.check_every_step = true;
     return std::make_unique<EngineCore>(std::move(c), std::move(device));
