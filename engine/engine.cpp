@@ -142,9 +142,12 @@ void Engine::Impl::load_model(const EngineOptions& options) {
   program = build_program(model.model, model.id, program_source(files, options.max_context));
   tokenizer = load_tokenizer(*files, program.vocab_size);
   if (static_cast<uint32_t>(tokenizer->vocab_size()) > program.vocab_size)
-    throw Error(files->name() + ": the tokenizer has " + std::to_string(tokenizer->vocab_size()) +
-                " tokens and the model's vocabulary " + std::to_string(program.vocab_size) +
-                ": they don't belong together");
+    throw Error((files->tokenizer_json() ? files->tokenizer_json()->string()
+                 : files->gguf()         ? files->gguf()->name()
+                                         : files->name()) +
+                ": the tokenizer has " + std::to_string(tokenizer->vocab_size()) +
+                " tokens and the model's embedding " + std::to_string(program.vocab_size) +
+                " rows: they don't belong together; take both from the same checkpoint");
   chat_template = load_chat_template(*files);
 
   info.name = files->name();

@@ -70,7 +70,7 @@ TEST(Hostile, BrokenFramesEndTheConnectionOnly) {
       {"unmasked", frame(0x81, json, false)},
       {"reserved bit", frame(0xC1, json)},
       {"unknown opcode", frame(0x83, json)},
-      {"length with the high bit", std::string("\x81\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", 10)},
+      {"length with the high bit", std::string("\x81\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", 10) + std::string(4, '\0')},
       {"fragmented ping", frame(0x09, "x")},
       {"over-long ping", frame(0x89, std::string(126, 'x'))},
       {"continuation of nothing", frame(0x80, "x")},

@@ -215,6 +215,7 @@ uint32_t run_trials(const TrialOptions& o) {
     tight.preemption = era % 3 == 0   ? PreemptionMode::swap
                        : era % 3 == 1 ? PreemptionMode::recompute
                                       : PreemptionMode::automatic;
+    if (era % 3 != 2) tight.before_schedule = preempt_at_random(tight.preemption, 6, era);
     const auto core = subject.model->engine(tight);
     disturb(*core, requests, expected, std::min<uint64_t>(o.steps - steps, o.steps / 6 + 1), random, checks, answers);
     checks.expect_drained(*core, "era " + std::to_string(era));
@@ -225,6 +226,7 @@ uint32_t run_trials(const TrialOptions& o) {
     cached += s.cached_tokens;
   }
   checks.expect(swaps > 0 && recomputes > 0, "nothing was preempted");
+  if (checks.failures() == 0) std::printf("ok: ");
   std::printf("%llu steps, %llu answers, %llu preemptions by swap and %llu by recompute, %llu tokens shared\n",
               static_cast<unsigned long long>(steps), static_cast<unsigned long long>(answers),
               static_cast<unsigned long long>(swaps), static_cast<unsigned long long>(recomputes),
