@@ -3,6 +3,7 @@
 #include "quire/error.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <optional>
 
 namespace quire {
@@ -67,6 +68,35 @@ std::vector<BackendCandidate> by_name(const PluginHost& host, const std::string&
                     "asked for by --backend " + backend + " --device " + std::to_string(device))};
 }
 
+// «reference 34 tokens/s, vulkan 14», and the candidates by it, those that can't last.
+std::string by_rate(std::vector<BackendCandidate>& candidates, const DecodeRate& rate) {
+  struct Measured {
+    BackendCandidate candidate;
+    double rate = 0;
+    std::string error;
+  };
+  std::vector<Measured> all;
+  for (const BackendCandidate& c : candidates) {
+    all.push_back({c, 0, {}});
+    try {
+      all.back().rate = rate(c);
+    } catch (const Error& error) {
+      all.back().error = error.what();
+    }
+  }
+  std::stable_sort(all.begin(), all.end(), [](const Measured& a, const Measured& b) { return a.rate > b.rate; });
+  std::string text;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    candidates[i] = all[i].candidate;
+    char number[64];
+    std::snprintf(number, sizeof number, all[i].rate < 10 ? " about %.1f tokens/s" : " about %.0f tokens/s",
+                  all[i].rate);
+    text += (i == 0 ? "" : ", ") + all[i].candidate.plugin->id +
+            (all[i].error.empty() ? number : " can't (" + all[i].error + ")");
+  }
+  return text;
+}
+
 } // namespace
 
 std::vector<quire_device_info> devices_of(const Plugin& backend, std::string& error) {
@@ -83,7 +113,8 @@ std::vector<quire_device_info> devices_of(const Plugin& backend, std::string& er
 }
 
 // What a backend offers to «auto»: its best GPU, and its best way to use the CPU.
-std::vector<BackendCandidate> choose_backends(const PluginHost& host, const std::string& backend, int32_t device) {
+std::vector<BackendCandidate> choose_backends(const PluginHost& host, const std::string& backend, int32_t device,
+                                              const DecodeRate& rate) {
   if (backend != "auto") return by_name(host, backend, device);
   if (device >= 0) throw Error("--device needs --backend: device numbers are a backend's own");
 
@@ -95,7 +126,7 @@ std::vector<BackendCandidate> choose_backends(const PluginHost& host, const std:
     const auto gpu = best_device(devices, true, false), cpu = best_device(devices, false, true);
     if (gpu)
       candidates.push_back(candidate(*plugin, *gpu, devices[*gpu], ""));
-    else if (!plugin->path.empty())
+    else if (!plugin->path.empty() || !error.empty())
       missing += "; " + why_not(plugin->id, devices, error);
     if (cpu) candidates.push_back(candidate(*plugin, *cpu, devices[*cpu], ""));
   }
@@ -106,14 +137,17 @@ std::vector<BackendCandidate> choose_backends(const PluginHost& host, const std:
     if (a.info.kind != b.info.kind) return a.info.kind > b.info.kind;
     return !a.plugin->path.empty() && b.plugin->path.empty();
   });
+  std::string rates;
+  if (rate && candidates.size() > 1 && candidates[0].info.kind == QUIRE_DEVICE_CPU) rates = by_rate(candidates, rate);
   for (BackendCandidate& c : candidates) {
     const bool built_in = c.plugin->path.empty();
     if (c.info.kind != QUIRE_DEVICE_CPU)
       c.choice.why = std::string("the best device there is, a ") + kind_word(c.info.kind) + missing;
+    else if (!rates.empty())
+      c.choice.why = "there is no GPU; on this CPU the model's decoding was measured at start: " + rates + missing;
     else
-      c.choice.why = std::string("there is no GPU: the CPU, by the ") +
-                     (built_in ? "reference interpreter, as no other backend can use it"
-                               : c.plugin->id + " backend; --backend reference may be faster") +
+      c.choice.why = "there is no GPU: the CPU, by " +
+                     (built_in ? std::string("the reference interpreter") : "the " + c.plugin->id + " backend") +
                      missing;
   }
   return candidates;

@@ -3,6 +3,7 @@
 
 #include "backend_choice.hpp"
 #include "core.hpp"
+#include "decode_rate.hpp"
 #include "memory_plan.hpp"
 #include "plugin_host.hpp"
 #include "program/builder.hpp"
@@ -165,7 +166,11 @@ void Engine::Impl::load_model(const EngineOptions& options) {
 }
 
 std::unique_ptr<Device> Engine::Impl::open_device(const EngineOptions& options, bool& cpu, quire_limits& limits) {
-  const std::vector<BackendCandidate> candidates = choose_backends(plugins, options.backend, options.device);
+  const auto rate = [&](const BackendCandidate& c) {
+    return measure_decode_rate(c.plugin->backend, program.view(),
+                               {c.device, options.num_threads, cache_folder(options.cache_dir)});
+  };
+  const std::vector<BackendCandidate> candidates = choose_backends(plugins, options.backend, options.device, rate);
   for (size_t i = 0; i < candidates.size(); ++i) {
     const BackendCandidate& c = candidates[i];
     cpu = c.info.kind == QUIRE_DEVICE_CPU;

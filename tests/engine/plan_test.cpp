@@ -105,6 +105,63 @@ TEST(BackendChoice, AGpuBeforeTheCpuAndACardBeforeAChip) {
   for (const auto& c : candidates) EXPECT_FALSE(c.choice.why.empty());
 }
 
+// Without a GPU the faster of the ways to use the CPU, with all their rates in the reason; a GPU is never measured.
+TEST(BackendChoice, WithoutAGpuTheFasterOnTheCpu) {
+  Devices one("one", {QUIRE_DEVICE_CPU}), two("two", {QUIRE_DEVICE_CPU}), broken("broken", {QUIRE_DEVICE_CPU}),
+      card("card", {QUIRE_DEVICE_DISCRETE});
+  PluginHost host;
+  for (Devices* d : {&broken, &one, &two}) host.add_builtin(d->datum);
+  const auto rate = [](const BackendCandidate& c) {
+    if (c.plugin->id == "broken") throw Error("it has no memory");
+    return c.plugin->id == "two" ? 34.4 : 2.54;
+  };
+  const auto candidates = choose_backends(host, "auto", -1, rate);
+  ASSERT_EQ(candidates.size(), 3u);
+  EXPECT_EQ(candidates[0].choice.backend, "two");
+  EXPECT_EQ(candidates[1].choice.backend, "one");
+  EXPECT_EQ(candidates[2].choice.backend, "broken");
+  EXPECT_NE(
+      candidates[0].choice.why.find("two about 34 tokens/s, one about 2.5 tokens/s, broken can't (it has no memory)"),
+      std::string::npos)
+      << candidates[0].choice.why;
+
+  host.add_builtin(card.datum);
+  const auto with_gpu = choose_backends(host, "auto", -1, [](const BackendCandidate&) -> double {
+    ADD_FAILURE() << "measured";
+    return 1e9;
+  });
+  EXPECT_EQ(with_gpu[0].choice.backend, "card");
+  PluginHost alone;
+  alone.add_builtin(one.datum);
+  EXPECT_EQ(choose_backends(alone, "auto", -1, [](const BackendCandidate&) -> double { throw Error("measured"); })
+                .at(0)
+                .choice.backend,
+            "one");
+}
+
+// A backend without its driver is passed over, and the line that says what serves says why.
+TEST(BackendChoice, AMissingDriverIsNamedInTheReason) {
+  Devices cuda("cuda", {}), cpu("cpu", {QUIRE_DEVICE_CPU});
+  cuda.table.device_count = [](void*, quire_status* status) {
+    *status = {QUIRE_UNSUPPORTED, "there is no NVIDIA driver on this machine"};
+    return uint32_t{0};
+  };
+  PluginHost host;
+  host.add_builtin(cuda.datum);
+  host.add_builtin(cpu.datum);
+  const auto candidates = choose_backends(host, "auto", -1);
+  ASSERT_EQ(candidates.size(), 1u);
+  EXPECT_EQ(candidates[0].choice.backend, "cpu");
+  EXPECT_NE(candidates[0].choice.why.find("cuda: there is no NVIDIA driver on this machine"), std::string::npos)
+      << candidates[0].choice.why;
+  try {
+    choose_backends(host, "cuda", -1);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("no NVIDIA driver"), std::string::npos) << error.what();
+  }
+}
+
 TEST(BackendChoice, ByNameAndNumberOrASentence) {
   Devices chip("chip", {QUIRE_DEVICE_CPU, QUIRE_DEVICE_INTEGRATED}), none("none", {});
   PluginHost host;
