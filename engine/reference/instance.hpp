@@ -46,7 +46,8 @@ class ReferenceInstance final : public Instance {
     CompiledProgram program;
     std::unique_ptr<KvCache> kv;
   };
-  // A ticket in flight; ticket t uses slot t % 2.
+  // A ticket; ticket t uses slot t % 3: two may be in flight, and the older of them reads what the one before it
+  // sampled after that was waited for.
   struct Slot {
     Step step;
     std::vector<SamplingRow> sampling; // [R] or empty
@@ -57,7 +58,7 @@ class ReferenceInstance final : public Instance {
   };
 
   Loaded& loaded(uint32_t program);
-  Slot& slot(uint64_t ticket) { return slots_[ticket % 2]; }
+  Slot& slot(uint64_t ticket) { return slots_[ticket % slots_.size()]; }
   void check_step(const quire_step& step, Step& into, uint32_t previous_rows);
   void run_op(const Loaded& loaded, const Step& step, size_t index);
   void run_step(uint64_t ticket);
@@ -68,7 +69,7 @@ class ReferenceInstance final : public Instance {
 
   ThreadPool pool_;
   std::vector<std::unique_ptr<Loaded>> programs_;
-  std::array<Slot, 2> slots_;
+  std::array<Slot, 3> slots_;
   std::vector<SampleScratch> sample_scratch_; // a worker each
   uint64_t submitted_ = 0;                    // the last ticket
   uint64_t waited_ = 0;
