@@ -12,9 +12,13 @@
 
 namespace quire::vulkan {
 
+// Activations of 2 GiB by 16 bytes, and weights of 512 MiB by 4.
+constexpr uint32_t enough_texels = 1u << 27;
+
 KernelShape::KernelShape(const Traits& traits, bool use_texels)
-    : cpu(traits.cpu), texels(traits.cpu && use_texels), subgroup(traits.subgroup),
-      small_group(traits.cpu ? traits.subgroup : std::max(64u, traits.subgroup)),
+    : cpu(traits.cpu),
+      texels(traits.cpu && use_texels && traits.properties.limits.maxTexelBufferElements >= enough_texels),
+      subgroup(traits.subgroup), small_group(traits.cpu ? traits.subgroup : std::max(64u, traits.subgroup)),
       element_group(traits.cpu ? traits.subgroup : 256u), element_columns(traits.cpu ? 512u : 256u),
       reduce_group(traits.cpu ? 256u
                               : std::min(1024u, traits.properties.limits.maxComputeWorkGroupInvocations /
