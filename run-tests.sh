@@ -43,16 +43,36 @@ suite() {
   results+=("$label=$folder/results-$label.xml")
 }
 
+# program LABEL COMMAND …: one whose last line is «N passed, N failed»
+program() {
+  local label=$1 log=build-tests/results-$1.log
+  shift
+  "$@" 2>&1 | tee "$log" | tail -30
+  results+=("$label=$log")
+}
+
 stage "build"
 tools/build.sh build-tests -Dwerror=true || give_up "run-tests.sh: the build failed"
 stage "tests"
 suite tests build-tests --timeout-multiplier $([ -n "$full" ] && echo 20 || echo 3)
+
+if [ -n "$full" ] && [ -n "${QUIRE_MODEL:-}" ]; then
+  stage "OpenAI's client"
+  program openai tools/openai-client-test.sh build-tests/cli/quire "$QUIRE_MODEL" vulkan
+  stage "10,000 steps at random"
+  program trials env QUIRE_BUILD="$PWD/build-tests" build-tests/tests/conformance/quire-tests trials --steps 10000
+fi
+if [ -n "$soak" ] && [ -n "${QUIRE_MODEL:-}" ]; then
+  stage "soak, $soak minutes"
+  program soak env QUIRE_PLUGIN_PATH="$PWD/build-tests/plugins:$PWD/build-tests/backends/vulkan" build-tests/tests/server/quire-soak build-tests/cli/quire "$QUIRE_MODEL" reference "$soak"
+fi
 
 # CUDA's own runtime and the kernels that glslang makes are not ours to instrument; everything else is.
 sanitized=(-Dbuildtype=plain -Doptimization=1 -Dcpp_args=-g1 -Db_lundef=false -Dcuda=disabled)
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export LSAN_OPTIONS=suppressions=$PWD/tests/suppressions/leaks.txt
 export TSAN_OPTIONS=suppressions=$PWD/tests/suppressions/threads.txt:second_deadlock_stack=1
+unset QUIRE_FULL # every area, at its usual size: the long matrices add time here, not code
 stage "build with address and undefined-behaviour sanitizers"
 targets=()
 [ -n "$full" ] || targets=(-- $(for area in kv schedule decode engine; do echo tests/$area/test-$area; done))
