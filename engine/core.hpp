@@ -91,6 +91,7 @@ class EngineCore {
   void sleep();
   void measure(const FlyingStep& flying, EngineClock::time_point done);
   void account(const FlyingStep& flying);
+  static void fetch_ahead(const Step& step, size_t row);
   void check_integrity(const char* when);
   void publish_stats();
   std::unique_ptr<Step> take_step();

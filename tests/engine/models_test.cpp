@@ -214,11 +214,15 @@ TEST_P(OnBackend, TheRealModelSaysTheSameInChunksOf1To512) {
   o.max_batched_tokens = 640;
   o.prefix_cache = false;
   const auto alone = work.run(*model.engine(o), false);
-  for (const uint32_t chunk : {1u, 17u, 128u, 512u}) {
+  for (const uint32_t chunk : {512u, 128u, 17u}) {
     FixtureOptions cut = o;
     cut.max_chunk = chunk;
     EXPECT_EQ(work.run(*model.engine(cut), true), alone) << "chunks of " << chunk;
   }
+  work.requests.pop_back(); // token by token it would take minutes
+  FixtureOptions cut = o;
+  cut.max_chunk = 1;
+  EXPECT_EQ(work.run(*model.engine(cut), true), std::vector(alone.begin(), alone.end() - 1)) << "chunks of 1";
 }
 
 // A second request with the same 1,000 tokens before its own: it pays for what is its own. The best of three pairs, as

@@ -91,8 +91,8 @@ TEST(MetricsTest, CountersOfTheRealModelAgreeWithWhatClientsSaw) {
   Running server({}, true, [&](EngineOptions& o) {
     o.model = model;
     o.load_format = "auto";
-    o.kv_memory_bytes = 18u << 20;
-    o.max_context = 512;
+    o.kv_memory_bytes = 10u << 20;
+    o.max_context = 320;
   });
   check_counters(server, 60);
 }

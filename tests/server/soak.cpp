@@ -101,6 +101,11 @@ const char* const nonsense[] = {"{",
                                 R"({"type":"response.create","input":"x","unheard_of":1})",
                                 R"({"type":"response.create","input":"x","max_output_tokens":-1})"};
 
+bool ends_response(const boost::json::object& event) {
+  const std::string_view type = event.at("type").as_string();
+  return type == "error" || type == "response.completed" || type == "response.incomplete" || type == "response.failed";
+}
+
 std::string random_words(std::mt19937& random, uint32_t count) {
   std::string text;
   for (uint32_t i = 0; i < count; ++i) text += (i ? " w" : "w") + std::to_string(random() % 5000);
@@ -132,17 +137,18 @@ void visit(Soak& soak, std::mt19937& random) {
                std::string(questions[random() % std::size(questions)]) + "\"";
     } else if (kind == 6) {
       fields =
-          R"("ignore_eos":true,"max_output_tokens":40,"input":")" + random_words(random, 100 + random() % 100) + "\"";
+          R"("ignore_eos":true,"max_output_tokens":40,"input":")" + random_words(random, 20 + random() % 40) + "\"";
     } else if (kind == 7 && !past.empty()) {
       fields = R"("temperature":0,"max_output_tokens":16,"input":"And then?","previous_response_id":")" + past + "\"";
     } else {
       fields = R"("temperature":0.8,"max_output_tokens":30,"priority":)" + std::to_string(random() % 5) +
-               R"(,"input":")" + random_words(random, 1 + random() % 40) + "\"";
+               R"(,"input":")" + random_words(random, 1 + random() % 25) + "\"";
     }
     client.send(R"({"type":"response.create",)" + fields + "}");
     ++soak.asked;
     if (random() % 5 == 0) { // a killed process
-      for (uint32_t i = 0; i < random() % 12; ++i) client.receive();
+      bool over = false;
+      for (uint32_t left = random() % 12; left > 0 && !over; --left) over = ends_response(client.receive());
       client.reset();
       ++soak.cut;
       return;
