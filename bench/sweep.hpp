@@ -18,15 +18,16 @@ struct SweepOptions {
   std::vector<std::string> policies{"paged", "oracle", "pow2", "max", "static"};
   std::vector<double> rates{0.5, 1, 2, 4}; // requests/s, rising
   double seconds = 10;                     // of arrivals a rate
-  double latency_limit = 0;         // seconds a token that a sustained rate stays below; 0: 5 times the least seen
+  double latency_limit = 0;         // seconds a token that a sustained rate stays below; 0: 3 times the least seen
   uint32_t max_total_tokens = 2048; // prompt and output
   uint64_t seed = 1;
 };
 
 // Every policy and rate gets the first requests of one seeded ShareGPT-like trace, whose arrivals alone scale with the
-// rate. Normalised latency: the mean over requests of (last token - arrival) / output tokens. A policy's rates end with
-// the first that it doesn't sustain; a load is cut off once twice its seconds have passed since its last arrival, and
-// what is unfinished then counts as if it ended there with the tokens that it had.
+// rate. Normalised latency: the mean over requests of (last token - arrival) / output tokens. A load is cut off half
+// its seconds after its last arrival: what is unfinished then counts as if it had ended there with the tokens that it
+// has, so that long answers don't matter and waiting ones do. A policy's rates end with the first that it doesn't
+// sustain.
 boost::json::object bench_sweep(Engine& engine, const SweepOptions& options);
 
 } // namespace quire::bench

@@ -113,7 +113,7 @@ Command add_sweep(CLI::App& parent) {
   app->add_option("--rates", s->rates, "Requests/s, rising")->delimiter(',')->capture_default_str();
   app->add_option("--seconds", s->seconds, "Of arrivals a rate")->capture_default_str();
   app->add_option("--latency-limit", s->latency_limit,
-                  "Seconds a token that a sustained rate stays below; 0: 5 times the least")
+                  "Seconds a token that a sustained rate stays below; 0: 3 times the least")
       ->capture_default_str();
   app->add_option("--max-total-tokens", s->max_total_tokens, "Prompt and output of a request")->capture_default_str();
   app->add_option("--seed", s->seed)->capture_default_str();
