@@ -8,6 +8,7 @@
 #include <memory>
 #include <numeric>
 
+#include "attention_program.hpp"
 #include "plugin_host.hpp"
 #include "program/builder.hpp"
 #include "quire/error.hpp"
@@ -175,29 +176,157 @@ boost::json::object profile_step(const quire_backend& backend, void* instance, c
           {"kernels", std::move(kernels)}};
 }
 
+uint32_t kv_format_of(const std::string& word) {
+  if (word == "f16") return QUIRE_F16;
+  if (word == "bf16") return QUIRE_BF16;
+  if (word == "f32") return QUIRE_F32;
+  throw Error("--kv-format is `" + word + "`: it must be f16, bf16 or f32");
+}
+
+// The plugins, and one instance of the backend that was asked for.
+struct Opened {
+  PluginHost host;
+  const quire_backend* backend = nullptr;
+  quire_device_info info{};
+  std::unique_ptr<void, InstanceDeleter> instance;
+
+  explicit Opened(const KernelOptions& o) {
+    host.add_builtin(reference_plugin());
+    PluginSearch search;
+    search.paths.assign(o.plugins.begin(), o.plugins.end());
+    host.load(search);
+    backend = &host.backend(o.backend).backend;
+    if (!backend->profile) throw Error("the backend `" + o.backend + "` can't time its launches");
+    renew(o);
+  }
+  // An instance without programs.
+  void renew(const KernelOptions& o) {
+    quire_create_options create{};
+    create.struct_size = sizeof create;
+    create.device = choose_device(*backend, o.device, info);
+    create.invariant = o.invariant;
+    create.cache_dir = o.cache_dir.empty() ? nullptr : o.cache_dir.c_str();
+    quire_status status{};
+    instance.reset();
+    instance = {backend->create(backend->self, &create, &status), InstanceDeleter{backend}};
+    require(status);
+  }
+};
+
+struct Ceilings {
+  double stream = 0, matmul = 0;
+};
+Ceilings measure_ceilings(const Opened& opened) {
+  Ceilings c;
+  quire_status status{};
+  if (opened.backend->ceilings) {
+    opened.backend->ceilings(opened.instance.get(), &c.stream, &c.matmul, &status);
+    require(status);
+  }
+  return c;
+}
+
+boost::json::object result_of(const KernelOptions& o, const Opened& opened, const std::string& model,
+                              const Ceilings& ceilings, boost::json::array steps) {
+  return {{"backend", o.backend},
+          {"device", opened.info.name},
+          {"driver", opened.info.driver},
+          {"model", model},
+          {"ceilings", {{"streaming_bytes_per_s", ceilings.stream}, {"matmul_flops_per_s", ceilings.matmul}}},
+          {"steps", std::move(steps)}};
+}
+
+// One step of sequences of a length, over layers enough that their KV passes any L2 before a layer is read again.
+boost::json::object attention_step(Opened& opened, const KernelOptions& o, const Ceilings& ceilings, uint32_t sequences,
+                                   uint32_t length, bool prefill) {
+  constexpr uint64_t kColdBytes = 240'000'000;
+  constexpr uint32_t kChunk = 8192;
+  const AttentionShape shape{o.heads, o.kv_heads, o.head_dim};
+  const uint32_t format = kv_format_of(o.kv_format);
+  const uint64_t layer_bytes =
+      uint64_t{2} * sequences * length * o.kv_heads * o.head_dim * (format == QUIRE_F32 ? 4 : 2);
+  const auto layers = static_cast<uint32_t>(std::clamp<uint64_t>(kColdBytes / layer_bytes + 1, 2, 96));
+  opened.renew(o);
+  const quire_backend& backend = *opened.backend;
+  void* const instance = opened.instance.get();
+  quire_status status{};
+  const AttentionProgram built(shape, layers, length);
+  const quire_program program = built.view();
+  quire_limits limits{};
+  limits.struct_size = sizeof limits;
+  limits.max_tokens = prefill ? length : std::max(std::min(length, kChunk), sequences);
+  limits.max_sequences = limits.max_rows = sequences;
+  limits.max_context = length;
+  limits.block_size = o.block_size;
+  limits.kv_format = format;
+  const uint32_t id = backend.compile(instance, &program, &limits, &status);
+  require(status);
+  const StepData all(id, 1, sequences, prefill ? length : 1, length, o.block_size, program.vocab_size);
+  quire_kv_config kv{};
+  kv.struct_size = sizeof kv;
+  kv.program = id;
+  kv.num_blocks[0] = static_cast<uint32_t>(all.table.size());
+  backend.kv_create(instance, &kv, &status);
+  require(status);
+  // The cache that is read is one that was written.
+  const uint32_t blocks = (length + o.block_size - 1) / o.block_size;
+  for (uint32_t s = 0; s < sequences && !prefill; ++s)
+    for (uint32_t done = 0; done < length; done += kChunk) {
+      const uint32_t end = std::min(length, done + kChunk), count = end - done;
+      std::vector<int32_t> tokens(count);
+      for (uint32_t i = 0; i < count; ++i)
+        tokens[i] = static_cast<int32_t>((uint64_t{done + i} * 7919 + s * 31) % program.vocab_size);
+      const uint32_t query_start[] = {0, count}, table_start[] = {0, blocks};
+      const uint32_t* const table = all.table.data() + size_t{s} * blocks;
+      quire_step step{};
+      step.struct_size = sizeof step;
+      step.program = id;
+      step.num_tokens = count, step.num_sequences = 1;
+      step.tokens = tokens.data();
+      step.query_start = query_start, step.seq_len = &end;
+      step.table_start = table_start, step.tables = &table;
+      const uint64_t ticket = backend.submit(instance, &step, &status);
+      require(status);
+      backend.wait(instance, ticket, nullptr, 0, &status);
+      require(status);
+    }
+  boost::json::object result = profile_step(backend, instance, program, all.step, prefill ? "prefill" : "decode",
+                                            o.repetitions, ceilings.stream, ceilings.matmul);
+  auto& kernels = result.at("kernels").as_array();
+  boost::json::array attends;
+  for (const auto& kernel : kernels)
+    if (kernel.at("op").as_string() == "attend") attends.push_back(kernel);
+  kernels = std::move(attends);
+  return result;
+}
+
 } // namespace
 
+boost::json::object bench_attention(const KernelOptions& o) {
+  if (o.kv_heads == 0 || o.head_dim == 0 || o.heads == 0 || o.heads % o.kv_heads != 0)
+    throw Error("--heads must be a multiple of --kv-heads, and none of them 0");
+  Opened opened(o);
+  const Ceilings ceilings = measure_ceilings(opened);
+  boost::json::array steps;
+  constexpr uint64_t kSomeBytes = 64 << 20; // of KV a layer
+  const uint64_t position_bytes =
+      uint64_t{2} * o.kv_heads * o.head_dim * (kv_format_of(o.kv_format) == QUIRE_F32 ? 4 : 2);
+  const auto some = static_cast<uint32_t>(std::max<uint64_t>(kSomeBytes / (position_bytes * 1024), 1));
+  const uint32_t shapes[][2] = {{64, 4096}, {1, 32768}, {some, 1024}, {1, 1024}, {64, 128}};
+  for (const auto& [sequences, length] : shapes)
+    steps.push_back(attention_step(opened, o, ceilings, sequences, length, false));
+  if (o.prefill > 0) steps.push_back(attention_step(opened, o, ceilings, 1, o.prefill, true));
+  return result_of(o, opened, "attention", ceilings, std::move(steps));
+}
+
 boost::json::object bench_kernels(const KernelOptions& o) {
-  PluginHost host;
-  host.add_builtin(reference_plugin());
-  PluginSearch search;
-  search.paths.assign(o.plugins.begin(), o.plugins.end());
-  host.load(search);
-  const quire_backend& backend = host.backend(o.backend).backend;
-  if (!backend.profile) throw Error("the backend `" + o.backend + "` can't time its launches");
-  quire_device_info info{};
-  quire_create_options create{};
-  create.struct_size = sizeof create;
-  create.device = choose_device(backend, o.device, info);
-  create.invariant = o.invariant;
-  create.cache_dir = o.cache_dir.empty() ? nullptr : o.cache_dir.c_str();
+  Opened opened(o);
+  const quire_backend& backend = *opened.backend;
+  void* const instance = opened.instance.get();
   quire_status status{};
-  std::unique_ptr<void, InstanceDeleter> instance(backend.create(backend.self, &create, &status),
-                                                  InstanceDeleter{&backend});
-  require(status);
 
   const std::shared_ptr<ModelFiles> files = ModelFiles::open(o.model, parse_load_format(o.load_format));
-  const Plugin& model = host.model(files->architecture());
+  const Plugin& model = opened.host.model(files->architecture());
   const Program built = build_program(model.model, model.id, program_source(files));
   const quire_program program = built.view();
   quire_limits limits{};
@@ -206,8 +335,8 @@ boost::json::object bench_kernels(const KernelOptions& o) {
   limits.max_sequences = limits.max_rows = std::max(o.batch, 1u);
   limits.max_context = std::max(o.context, o.prefill);
   limits.block_size = o.block_size;
-  limits.kv_format = o.kv_format == "f32" ? QUIRE_F32 : o.kv_format == "bf16" ? QUIRE_BF16 : QUIRE_F16;
-  const uint32_t id = backend.compile(instance.get(), &program, &limits, &status);
+  limits.kv_format = kv_format_of(o.kv_format);
+  const uint32_t id = backend.compile(instance, &program, &limits, &status);
   require(status);
   const StepData decode(id, program.num_kv_groups, o.batch, 1, o.context, o.block_size, program.vocab_size);
   const StepData prefill(id, program.num_kv_groups, 1, std::max(o.prefill, 1u), std::max(o.prefill, 1u), o.block_size,
@@ -217,27 +346,18 @@ boost::json::object bench_kernels(const KernelOptions& o) {
   kv.program = id;
   for (uint32_t g = 0; g < program.num_kv_groups; ++g)
     kv.num_blocks[g] = static_cast<uint32_t>(std::max(decode.table.size(), prefill.table.size()));
-  backend.kv_create(instance.get(), &kv, &status);
+  backend.kv_create(instance, &kv, &status);
   require(status);
 
-  double stream = 0, matmul = 0;
-  if (backend.ceilings) {
-    backend.ceilings(instance.get(), &stream, &matmul, &status);
-    require(status);
-  }
+  const Ceilings ceilings = measure_ceilings(opened);
   boost::json::array steps;
   if (o.prefill > 0) // first: it fills the cache that decoding reads
-    steps.push_back(
-        profile_step(backend, instance.get(), program, prefill.step, "prefill", o.repetitions, stream, matmul));
+    steps.push_back(profile_step(backend, instance, program, prefill.step, "prefill", o.repetitions, ceilings.stream,
+                                 ceilings.matmul));
   if (o.batch > 0)
-    steps.push_back(
-        profile_step(backend, instance.get(), program, decode.step, "decode", o.repetitions, stream, matmul));
-  return {{"backend", o.backend},
-          {"device", info.name},
-          {"driver", info.driver},
-          {"model", files->name()},
-          {"ceilings", {{"streaming_bytes_per_s", stream}, {"matmul_flops_per_s", matmul}}},
-          {"steps", std::move(steps)}};
+    steps.push_back(profile_step(backend, instance, program, decode.step, "decode", o.repetitions, ceilings.stream,
+                                 ceilings.matmul));
+  return result_of(o, opened, files->name(), ceilings, std::move(steps));
 }
 
 void write_dummy(const std::string& configuration, const std::string& load_format, const std::string& folder,

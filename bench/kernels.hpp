@@ -21,11 +21,18 @@ struct KernelOptions {
   uint32_t prefill = 512;             // tokens of the prefill step; 0 = none
   uint32_t block_size = 16, repetitions = 10;
   bool invariant = false;
+  // Of bench_attention, which takes no model.
+  uint32_t heads = 32, kv_heads = 8, head_dim = 128;
 };
 
 // {device, ceilings, steps: [{step, seconds, kernels: [{op, kernel, shape, launches, seconds, bytes, flops, …}]}]}.
 // Throws Error.
 boost::json::object bench_kernels(const KernelOptions& options);
+
+// Attention alone, at the shapes that docs/cuda.md reports: decode of 64 sequences of 4,096, of one of 32,768, of 64
+// MiB of KV, of one of 1,024 and of 64 of 128; prefill of one sequence of `prefill` tokens. KV of several layers, more
+// than 200 MB, passes between two readings of a layer. The same result. Throws Error.
+boost::json::object bench_attention(const KernelOptions& options);
 
 // Builds the program of a configuration over made-up weights and writes them as a model that opens like a real one.
 // Throws Error.

@@ -12,6 +12,7 @@
 #include "bench/sweep.hpp"
 #include "commands.hpp"
 #include "quire/engine.hpp"
+#include "quire/error.hpp"
 #include "weights/model_files.hpp"
 
 namespace quire::cli {
@@ -131,7 +132,13 @@ Command add_kernels(CLI::App& parent) {
       parent.add_subcommand("kernels", "Each launch of a decode and a prefill step, against the device's own ceilings");
   const auto k = std::make_shared<bench::KernelOptions>();
   const auto as_json = std::make_shared<bool>(false);
-  app->add_option("-m,--model", k->model, "GGUF file or Hugging Face folder")->required();
+  const auto attention = std::make_shared<bool>(false);
+  auto* const model = app->add_option("-m,--model", k->model, "GGUF file or Hugging Face folder");
+  auto* const alone = app->add_flag("--attention", *attention, "Without a model: attention at a list of shapes");
+  alone->excludes(model);
+  app->add_option("--heads", k->heads, "Of --attention")->needs(alone)->capture_default_str();
+  app->add_option("--kv-heads", k->kv_heads, "Of --attention")->needs(alone)->capture_default_str();
+  app->add_option("--head-dim", k->head_dim, "Of --attention")->needs(alone)->capture_default_str();
   app->add_option("--load-format", k->load_format, "auto, or dummy[:FORMAT]")->capture_default_str();
   app->add_option("--backend", k->backend)->capture_default_str();
   app->add_option("--device", k->device)->capture_default_str();
@@ -145,9 +152,10 @@ Command add_kernels(CLI::App& parent) {
   app->add_option("--repetitions", k->repetitions)->capture_default_str();
   app->add_flag("--invariant", k->invariant);
   app->add_flag("--json", *as_json, "As JSON");
-  return [app, k, as_json]() -> int {
+  return [app, k, attention, as_json]() -> int {
     if (!app->parsed()) return -1;
-    const boost::json::object result = bench::bench_kernels(*k);
+    if (!*attention && k->model.empty()) throw Error("--model is missing: name a model, or measure --attention alone");
+    const boost::json::object result = *attention ? bench::bench_attention(*k) : bench::bench_kernels(*k);
     if (*as_json)
       print(result, true);
     else

@@ -66,9 +66,10 @@ void find_classes(const DeviceTraits& device, CompiledProgram& c) {
     kind.kv_heads = layer.kv_heads;
     const Tensor q = c.tensor(op.in[0]), out = c.tensor(op.out[0]);
     const auto aligned = [](const Tensor& tensor) { // rows, for copies of 16 bytes
-      return tensor.type == Type::f16 && tensor.stride % 8 == 0 && reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
+      return tensor.stride % 8 == 0 && reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
     };
-    kind.fast = aligned(q) && aligned(out) && op.u.attend.scale > 0 &&
+    // Queries of another type are converted first.
+    kind.fast = (q.type != Type::f16 || aligned(q)) && out.type == Type::f16 && aligned(out) && op.u.attend.scale > 0 &&
                 attend_fast(kind.heads, layer, c.limits.kv_format, device.compute_capability);
     // Fixed order has kernels of its own.
     kind.wide = kind.fast && !c.step.fixed_order && !prefers_mma() &&

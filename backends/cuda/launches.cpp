@@ -276,8 +276,9 @@ class Maker {
   void attend(const quire_op& op, uint32_t index, Launch& launch) {
     const uint32_t which = c_.class_of_attend[index], layer = op.u.attend.kv_layer;
     const AttendClass& kind = c_.step.classes[which];
+    const Input input = kind.fast ? half_input(op.in[0]) : Input{c_.tensor(op.in[0]), {}};
     AttendArgs args;
-    args.q = c_.tensor(op.in[0]), args.out = c_.tensor(op.out[0]);
+    args.q = input.tensor, args.out = c_.tensor(op.out[0]);
     args.scale = op.u.attend.scale, args.softcap = op.u.attend.softcap;
     args.sinks = vector(op.u.attend.sinks);
     const uint32_t v_dim = c_.data.kv_layers[layer].v_dim;
@@ -297,9 +298,11 @@ class Maker {
     const uint32_t multiprocessors = device_.multiprocessors, most_tokens = c_.limits.max_tokens;
     WideMaps maps;
     const std::byte* mapped = nullptr; // the cache that the maps are of
-    launch.run = [this_ = &c_, args, layer, which, kind, fixed_order = fixed_order_, multiprocessors, most_tokens,
-                  sums_floats = decode_items * kind.heads * v_dim, maps, mapped](const StepRun& run) mutable {
+    launch.run = [this_ = &c_, input, args, layer, which, kind, fixed_order = fixed_order_, multiprocessors,
+                  most_tokens, sums_floats = decode_items * kind.heads * v_dim, maps,
+                  mapped](const StepRun& run) mutable {
       args.kv = this_->kv->layer(layer);
+      args.q = ready(*this_, input, run.queue, run.tokens);
       args.table = reinterpret_cast<const uint32_t*>(run.buffer + run.layout->tables);
       args.partials = this_->workspace.as<float>();
       args.partial_sums = args.partials + sums_floats;
