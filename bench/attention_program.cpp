@@ -11,8 +11,10 @@ constexpr uint32_t kVocabulary = 1024;
 AttentionProgram::AttentionProgram(const AttentionShape& shape, uint32_t layers, uint32_t max_context)
     : max_context_(max_context) {
   const uint32_t q_width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
-  values_.reserve(layers + 8);
+  values_.reserve(layers + 9);
   const uint32_t logit_rows = value(QUIRE_TOKENS, 1, kVocabulary), logits = value(QUIRE_OUTPUTS, 1, kVocabulary);
+  // Normed, so that they are stored as a layer's queries, keys and values are.
+  const uint32_t plain = value(QUIRE_TOKENS, 1, q_width + 2 * kv_width);
   const uint32_t qkv = value(QUIRE_TOKENS, 1, q_width + 2 * kv_width);
   const uint32_t q = value(QUIRE_TOKENS, shape.heads, shape.head_dim, qkv, 0);
   const uint32_t k = value(QUIRE_TOKENS, shape.kv_heads, shape.head_dim, qkv, q_width);
@@ -27,8 +29,11 @@ AttentionProgram::AttentionProgram(const AttentionShape& shape, uint32_t layers,
   }
   {
     quire_op& embed = op(QUIRE_OP_EMBED);
-    embed.out[0] = qkv;
+    embed.out[0] = plain;
     embed.u.embed.table = table(q_width + 2 * kv_width, 2);
+    quire_op& norm = op(QUIRE_OP_NORM);
+    norm.in[0] = plain, norm.out[0] = qkv;
+    norm.u.norm.epsilon = 1e-5f;
   }
   outputs_.push_back({"logits", logits});
   for (uint32_t layer = 0; layer < layers; ++layer) {

@@ -51,14 +51,15 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads, block_size = a.kv.block_size;
   const uint32_t shift = static_cast<uint32_t>(__ffs(static_cast<int>(block_size)) - 1);
-  // The lists come with the step, not from a kernel: they are read before the kernels in front have ended.
+  // The lists come with the step, not from a kernel: they are read before the kernels in front have ended. The first
+  // item is read along with their number, not after it: what lies behind the list is the step's, too.
   const uint32_t num_tasks = *num_items * kv_heads;
+  const DecodeItem first_item = items[blockIdx.x / kv_heads];
   bool waited = false;
-  for (uint32_t round = 0;; ++round) {
+  for (uint32_t round = 0; round * gridDim.x < num_tasks; ++round) {
     const uint32_t task = round * gridDim.x + (round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x);
-    if (round * gridDim.x >= num_tasks) break;
     if (task >= num_tasks) continue;
-    const DecodeItem item = items[task / kv_heads];
+    const DecodeItem item = kHead <= 128 && round == 0 ? first_item : items[task / kv_heads];
     const uint32_t kv_head = task % kv_heads;
     const uint32_t origin = item.begin / kTile * kTile;
     const auto num_tiles = static_cast<int>((item.end - origin + kTile - 1) / kTile);
@@ -90,10 +91,13 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
           const uint32_t index = i * 32 + lane, row = index / kPieces, piece = index % kPieces;
           const uint32_t position = first + row;
           const bool valid = position >= item.begin && position < item.end;
-          const std::byte* block = a.kv.base + uint64_t{blocks[row / 8]} * a.kv.block_bytes + head_bytes +
-                                   (position & (block_size - 1)) * (kHead * 2) + piece * 16;
-          copy_async16(ring[0] + piece_at<kHead>(row, piece), block + a.kv.k_offset, valid);
-          copy_async16(ring[1] + piece_at<kHead>(row, piece), block + a.kv.v_offset, valid);
+          // Known at compile time where rows are a power of two of pieces.
+          const bool is_second = 32 % kPieces == 0 ? i * 32 / kPieces >= 8 : row >= 8;
+          const uint32_t block = is_second ? blocks[1] : blocks[0];
+          const std::byte* from = a.kv.base + uint64_t{block} * a.kv.block_bytes + head_bytes +
+                                  (position & (block_size - 1)) * (kHead * 2) + piece * 16;
+          copy_async16(ring[0] + piece_at<kHead>(row, piece), from + a.kv.k_offset, valid);
+          copy_async16(ring[1] + piece_at<kHead>(row, piece), from + a.kv.v_offset, valid);
         }
         find_blocks(own + 1);
       }
@@ -231,6 +235,18 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       if (shared.is_last != 0) {
         const size_t first = (size_t{item.partial} * kv_heads + kv_head) * group; // rows of part 0
         const size_t step = size_t{kv_heads} * group;                             // rows from part to part
+        constexpr uint32_t kBatch = kHead <= 128 ? 16 : 1; // loads under way at a time, as registers allow
+        float4 loaded[kBatch];
+        const auto load_parts = [&](uint32_t i, uint32_t from) {
+          const uint32_t row = i / (kHead / 4), col = i % (kHead / 4) * 4;
+          const auto* const own = reinterpret_cast<const float4*>(a.partials + (first + row) * kHead + col);
+#pragma unroll
+          for (uint32_t j = 0; j < kBatch; ++j)
+            loaded[j] = from + j < item.parts ? __ldcg(own + (from + j) * step * (kHead / 4)) : make_float4(0, 0, 0, 0);
+        };
+        const uint32_t quads = group * (kHead / 4);
+        if (kHead <= 128 && threadIdx.x < quads)
+          load_parts(threadIdx.x, 0); // the first batch, while the weights are found
         // A warp a row, a lane every 32nd part: what each part counts, over the row's total, goes to shared memory.
         auto* const weights = reinterpret_cast<float*>(&shared.ring[0][0][0][0]); // [group, kMaxDecodeParts]
         for (uint32_t row = warp; row < group; row += kWarps<kHead>) {
@@ -256,20 +272,22 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
             if (i * 32 + lane < item.parts) weights[row * kMaxDecodeParts + i * 32 + lane] = part[i].x * scale;
         }
         __syncthreads();
-        for (uint32_t i = threadIdx.x; i < group * (kHead / 4); i += kThreads) {
+        for (uint32_t i = threadIdx.x; i < quads; i += kThreads) {
           const uint32_t row = i / (kHead / 4), col = i % (kHead / 4) * 4;
-          const auto* const own = reinterpret_cast<const float4*>(a.partials + (first + row) * kHead + col);
           const float* const weight = weights + row * kMaxDecodeParts;
           float4 value = make_float4(0, 0, 0, 0);
-          uint32_t k = 0;
-          for (; k + 8 <= item.parts; k += 8) { // eight loads under way at a time
-            float4 v[8];
+          if constexpr (kHead <= 128) {
+            for (uint32_t from = 0; from < item.parts; from += kBatch) {
+              if (i != threadIdx.x || from != 0) load_parts(i, from);
 #pragma unroll
-            for (uint32_t j = 0; j < 8; ++j) v[j] = __ldcg(own + (k + j) * step * (kHead / 4));
-#pragma unroll
-            for (uint32_t j = 0; j < 8; ++j) add_to(value, weight[k + j], v[j]);
+              for (uint32_t j = 0; j < kBatch; ++j)
+                if (from + j < item.parts) add_to(value, weight[from + j], loaded[j]);
+            }
+          } else {
+            const auto* const own = reinterpret_cast<const float4*>(a.partials + (first + row) * kHead + col);
+#pragma unroll 4
+            for (uint32_t k = 0; k < item.parts; ++k) add_to(value, weight[k], __ldcg(own + k * step * (kHead / 4)));
           }
-          for (; k < item.parts; ++k) add_to(value, weight[k], __ldcg(own + k * step * (kHead / 4)));
           store4(static_cast<__half*>(a.out.data) + size_t{item.token} * a.out.stride +
                      (kv_head * group + row) * kHead + col,
                  value, 1.0f);

@@ -17,23 +17,24 @@ namespace {
 constexpr uint32_t kWarps = 4, kThreads = kWarps * 32;
 template <int kHead> constexpr int kTilesOfRows = kHead <= 128 ? 2 : 1; // of 16 rows, a warp
 template <int kHead> constexpr uint32_t kRows = kWarps * 16 * kTilesOfRows<kHead>;
-template <int kHead> constexpr int kKeys = kHead <= 128 ? 64 : 32; // positions a tile
-template <int kHead> constexpr uint32_t kPlaneBytes = kKeys<kHead>* kPitch<kHead>;
+// Positions a tile: as many as the registers allow.
+template <int kHead, bool kSoftcap> constexpr int kKeys = kHead > 128 || (kSoftcap && kHead >= 96) ? 32 : 64;
+template <int kHead, bool kSoftcap> constexpr uint32_t kPlaneBytes = kKeys<kHead, kSoftcap>* kPitch<kHead>;
 constexpr uint32_t kMostBlocks = 8; // that a tile touches
 constexpr float kLoose = 8;         // log2 of what a row's values may exceed 1 by
 constexpr float kNothing = -1e30f;  // largest of no scores: finite, so that differences are no NaNs
 
-template <int kHead> struct Shared {
+template <int kHead, bool kSoftcap> struct Shared {
   alignas(128) unsigned char q[kRows<kHead> * kPitch<kHead>];
-  unsigned char kv[2][2][kPlaneBytes<kHead>]; // stage, K and V
-  uint32_t blocks[2][kMostBlocks];            // ids
+  unsigned char kv[2][2][kPlaneBytes<kHead, kSoftcap>]; // stage, K and V
+  uint32_t blocks[2][kMostBlocks];                      // ids
 };
 
 template <class Element, int kHead, bool kSoftcap>
 __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const PrefillItem* items, AttendArgs a) {
   constexpr int kM = kTilesOfRows<kHead>;
-  constexpr uint32_t kTile = kKeys<kHead>, kPieces = kHead / 8;
-  auto& shared = *reinterpret_cast<Shared<kHead>*>(dynamic_shared());
+  constexpr uint32_t kTile = kKeys<kHead, kSoftcap>, kPieces = kHead / 8;
+  auto& shared = *reinterpret_cast<Shared<kHead, kSoftcap>*>(dynamic_shared());
   let_next_kernel_begin();
   wait_for_previous_kernels();
   const PrefillItem item = items[blockIdx.y];
@@ -238,9 +239,13 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
 
 template <class Element, int kHead>
 void run(const Queue& queue, uint32_t num_items, const PrefillItem* items, const AttendArgs& a) {
-  launch("attend_prefill",
-         a.softcap != 0 ? attend_prefill_kernel<Element, kHead, true> : attend_prefill_kernel<Element, kHead, false>,
-         dim3(a.kv.kv_heads, num_items), kThreads, sizeof(Shared<kHead>), queue, items, a);
+  const auto go = [&](auto* kernel, size_t shared_bytes) {
+    launch("attend_prefill", kernel, dim3(a.kv.kv_heads, num_items), kThreads, shared_bytes, queue, items, a);
+  };
+  if (a.softcap != 0)
+    go(attend_prefill_kernel<Element, kHead, true>, sizeof(Shared<kHead, true>));
+  else
+    go(attend_prefill_kernel<Element, kHead, false>, sizeof(Shared<kHead, false>));
 }
 
 template <class Element>
