@@ -16,9 +16,13 @@ namespace {
 namespace fs = std::filesystem;
 
 // The words that the sentence must have besides `quire: `.
-void expect_sentence(const fs::path& model, const std::vector<std::string>& words) {
-  const Ended ended = run_quire({"-q", "run", "--backend", "reference", "--cache-dir", "-", "--kv-memory", "4MiB",
-                                 "--model", model.string(), "--prompt", "x", "--max-tokens", "1"});
+void expect_sentence(const fs::path& model, const std::vector<std::string>& words,
+                     const std::vector<std::string>& more = {}) {
+  std::vector<std::string> command{"-q",       "run",         "--backend",    "reference", "--cache-dir",
+                                   "-",        "--kv-memory", "4MiB",         "--model",   model.string(),
+                                   "--prompt", "x",           "--max-tokens", "1"};
+  command.insert(command.end(), more.begin(), more.end());
+  const Ended ended = run_quire(command);
   SCOPED_TRACE(ended.out);
   EXPECT_EQ(ended.code, 1) << "signal " << ended.signal;
   EXPECT_TRUE(ended.out.starts_with("quire: "));
@@ -141,6 +145,13 @@ TEST(BadGguf, UnknownArchitecture) {
 TEST(BadGguf, AVocabularyThatDoesNotFit) {
   const TempFolder folder;
   expect_sentence(folder.write("words.gguf", llama("llama", 500).bytes()), {"words.gguf", "500", "288"});
+}
+
+TEST(BadGguf, ANanIsFoundWhereWeightsAreChecked) {
+  const TempFolder folder;
+  std::string bytes = llama().bytes();
+  bytes.replace(bytes.size() - 8, 4, "\xff\xff\xff\x7f"); // in the last tensor
+  expect_sentence(folder.write("nan.gguf", bytes), {"nan.gguf", "ffn_down.weight", "NaN"}, {"--check-weights"});
 }
 
 TEST(BadGguf, NoGgufAtAll) {

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 namespace quire::test {
 namespace {
 
@@ -146,6 +148,21 @@ TEST(Failures, CancellationAtAnyPointGivesAllBlocksBack) {
   EXPECT_EQ(bad, 0);
   EXPECT_TRUE(f.drained());
   EXPECT_EQ(f.mock.counters.fault, "");
+}
+
+// A file that shrank under the reference backend's feet: its zeros would be a wrong answer.
+TEST(Failures, DamagedWeightsFailWhatRunsInASentence) {
+  std::atomic<bool> damaged{false};
+  FixtureOptions o;
+  o.weights_damaged = [&]() -> std::string { return damaged ? "model.gguf became shorter" : ""; };
+  Fixture f(o);
+  const auto sent = f.send(greedy(random_prompt(10, 1), 380));
+  ASSERT_TRUE(sent.sink->wait_tokens(3));
+  damaged = true;
+  ASSERT_TRUE(sent.sink->wait());
+  EXPECT_EQ(sent.sink->finish(), FinishReason::error);
+  EXPECT_EQ(sent.sink->error(), "model.gguf became shorter");
+  EXPECT_TRUE(f.drained());
 }
 
 } // namespace

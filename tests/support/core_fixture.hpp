@@ -103,6 +103,7 @@ struct FixtureOptions {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::function<const quire_sampler*(const std::string&)> find_sampler;
   std::function<void(Scheduler&)> before_schedule;
+  std::function<std::string()> weights_damaged;
 };
 
 // Preempts a running sequence in about every `every`-th step.
@@ -144,6 +145,7 @@ struct Fixture {
     c.tokenizer = o.tokenizer;
     c.find_sampler = o.find_sampler;
     c.before_schedule = o.before_schedule;
+    c.weights_damaged = o.weights_damaged;
     c.seed = 1;
     c.check_every_step = true;
     core = std::make_unique<EngineCore>(std::move(c), std::move(device));
