@@ -18,6 +18,7 @@ struct Phase {
   const quire_op* linear = nullptr;
   const quire_op* glu = nullptr;
 
+  uint32_t in() const { return norm != nullptr ? norm->in[0] : linear->in[0]; }
   uint32_t out() const { return glu != nullptr ? glu->out[0] : linear->out[0]; }
   uint32_t sum() const { return norm != nullptr ? norm->out[1] : 0; }
 };
@@ -32,10 +33,10 @@ class ChainMaker {
       const uint32_t count = chain_at(i);
       i += std::max(count, 1u);
     }
-    c_.chain_values = DeviceBuffer(std::max<uint64_t>(private_bytes_, 256), "values of chains");
-    c_.chain_counters = DeviceBuffer(std::max<uint64_t>(8 * args_.size(), 256), "counters of chains");
+    c_.chain_values = DeviceBuffer(std::max<uint64_t>(words_bytes_, 256), "words of chains");
+    c_.chain_counters = DeviceBuffer(std::max<uint64_t>(4 * device_.multiprocessors, 256), "counters of chains");
     for (size_t i = 0; i < args_.size(); ++i) {
-      args_[i].arrivals = c_.chain_counters.as<unsigned long long>(8 * i);
+      args_[i].launches = c_.chain_counters.as<uint32_t>();
       settle(args_[i]);
       read_ahead(args_[(i + 1) % args_.size()].phases[0].linear, args_[i]);
       c_.chains[i].launch.run = [args = args_[i], blocks = device_.multiprocessors,
@@ -54,10 +55,14 @@ class ChainMaker {
     for (uint32_t at = first; phases.size() < kMaxPhases;) {
       const std::optional<Phase> phase = phase_at(at);
       if (!phase || !holds(*phase->linear, a, b)) break;
-      const uint32_t rows = c_.data.values[phase->out() - 1].rows;
+      const uint32_t rows = c_.data.values[phase->out() - 1].rows, behind = at + (phase->norm != nullptr ? 2 : 1);
       if (phases.empty()) symbol = rows;
       if (rows != symbol) break;
-      at += phase->norm != nullptr ? 2 : 1;
+      // What the phase before makes is handed over in words, to this phase alone.
+      if (!phases.empty() && (phases.back().out() != phase->in() || !read_only_within(phase->in(), at, behind) ||
+                              !words_fit(phases.back())))
+        break;
+      at = behind;
       phases.push_back(*phase);
       ends.push_back(at);
     }
@@ -67,7 +72,7 @@ class ChainMaker {
       if (!place(phases, first, ends.back(), args, bytes)) continue;
       const uint32_t rows = std::min(chain_rows(args, device_.shared_bytes), most_rows());
       if (rows == 0) continue;
-      private_bytes_ = std::max(private_bytes_, bytes);
+      words_bytes_ = std::max(words_bytes_, bytes);
       Chain chain;
       chain.first = first, chain.count = ends.back() - first;
       chain.symbol = symbol, chain.max_rows = rows;
@@ -137,71 +142,83 @@ class ChainMaker {
     return true;
   }
 
-  // Where a phase reads and writes; false where another block might write what one still reads. Private values get
-  // their offset plus one for an address, until settle().
+  bool words_fit(const Phase& phase) const {
+    for (const uint32_t id : phase.linear->u.linear.weights)
+      if (id != 0 && c_.weights.matrix(id).rows % 8 != 0) return false;
+    return c_.types[phase.out() - 1] == Type::f16;
+  }
+
+  // Where each phase reads and writes; false where another block might write what one still reads. Words get their
+  // offset plus one for an address, until settle().
   bool place(const std::vector<Phase>& phases, uint32_t first, uint32_t last, ChainArgs& args, uint64_t& bytes) const {
-    std::vector<std::pair<uint32_t, Tensor>> mine; // private values
-    const auto tensor = [&](uint32_t value) {
-      for (const auto& [id, place] : mine)
-        if (id == value) return place;
-      return c_.tensor(value);
-    };
-    const auto made = [&](uint32_t value) {
-      if (value == 0 || !read_only_within(value, first, last)) return c_.tensor(value);
-      mine.emplace_back(value, take(c_.tensor(value), bytes));
-      return mine.back().second;
-    };
     const auto flat = [](Tensor t) {
       t.dim = t.width(), t.heads = 1;
       return t;
     };
-    for (const Phase& from : phases) {
+    uint32_t kept = 0; // the value that is kept
+    Tensor words;      // of the phase before
+    for (size_t p = 0; p < phases.size(); ++p) {
+      const Phase& from = phases[p];
       ChainPhase& phase = args.phases[args.num_phases++];
+      fill_linear(from, phase.linear);
+      Tensor& in = from.norm != nullptr ? phase.norm.in : phase.linear.in;
+      in = p == 0 ? flat(c_.tensor(from.in())) : words;
       if (from.norm != nullptr) {
         const quire_norm& n = from.norm->u.norm;
         phase.normed = true;
-        phase.norm.in = tensor(from.norm->in[0]), phase.norm.residual = tensor(from.norm->in[1]);
-        phase.norm.sum = made(from.norm->out[1]);
         phase.norm.weight = c_.weights.vector(n.weight), phase.norm.bias = c_.weights.vector(n.bias);
         phase.norm.epsilon = n.epsilon, phase.norm.weight_offset = n.weight_offset;
         phase.norm.layer = n.kind == QUIRE_NORM_LAYER;
+        const uint32_t residual = from.norm->in[1];
+        phase.residual_kept = residual != 0 && residual == kept;
+        for (size_t q = 0; q < p && !phase.residual_kept; ++q)
+          if (residual != 0 && (residual == phases[q].out() || residual == phases[q].sum())) return false;
+        if (!phase.residual_kept) phase.norm.residual = c_.tensor(residual);
       }
-      const quire_linear& l = from.linear->u.linear;
-      LinearArgs& linear = phase.linear;
-      if (from.norm == nullptr) linear.in = flat(tensor(from.linear->in[0]));
-      uint32_t col = 0;
-      for (uint32_t i = 0; i < QUIRE_MAX_PARTS && l.weights[i] != 0; ++i) {
-        linear.parts[linear.num_parts++] = {c_.weights.matrix(l.weights[i]), c_.weights.vector(l.biases[i]), col};
-        col += linear.parts[i].weight.rows;
+      if (p + 1 < phases.size()) {
+        words = flat(c_.tensor(from.out()));
+        words.stride = words.dim;
+        words.data = reinterpret_cast<void*>(bytes + 1);
+        bytes += align_up(uint64_t{kChainRows} * words.dim * 4);
+        phase.linear.out = words;
+      } else {
+        phase.linear.out = flat(c_.tensor(from.out()));
       }
-      linear.activation = l.activation;
-      linear.scale = l.scale == 0 ? 1.f : l.scale;
-      linear.softcap = l.softcap;
-      if (from.glu != nullptr) {
-        linear.glu = true;
-        linear.glu_activation = from.glu->u.glu.activation;
-      }
-      linear.out = flat(made(from.out()));
       const auto read_here = [&](const Tensor& written) {
-        return overlap(written, linear.in) || overlap(written, phase.norm.in) || overlap(written, phase.norm.residual);
+        return overlap(written, phase.linear.in) || overlap(written, phase.norm.in) ||
+               overlap(written, phase.norm.residual);
       };
-      if (read_here(linear.out) || read_here(phase.copy_to)) return false;
-      if (read_here(phase.norm.sum)) { // in the place of the residual: a phase later
-        if (args.num_phases == phases.size()) return false;
-        ChainPhase& next = args.phases[args.num_phases];
-        next.copy_to = flat(phase.norm.sum);
-        phase.norm.sum = next.copy_from = take(next.copy_to, bytes);
-        mine.emplace_back(from.sum(), next.copy_from);
+      if (read_here(phase.linear.out) || read_here(phase.copy_to)) return false;
+      const uint32_t sum = from.sum();
+      if (sum == 0) continue;
+      for (size_t q = p + 1; q < phases.size(); ++q)
+        phase.keeps_sum = phase.keeps_sum || (phases[q].norm != nullptr && phases[q].norm->in[1] == sum);
+      if (!read_only_within(sum, first, last)) {
+        phase.norm.sum = c_.tensor(sum);
+        if (read_here(phase.norm.sum)) { // in the place of the residual: a phase later
+          if (p + 1 == phases.size() || phases[p + 1].norm != nullptr) return false;
+          args.phases[p + 1].copy_to = flat(phase.norm.sum);
+          phase.norm.sum = {};
+          phase.keeps_sum = true;
+        }
       }
+      if (phase.keeps_sum) kept = sum;
+      if (phase.keeps_sum && chain_items(phase.linear) < device_.multiprocessors) return false;
     }
     return true;
   }
-  // A private tensor of the same shape.
-  Tensor take(Tensor like, uint64_t& bytes) const {
-    like.stride = (like.width() + 7) / 8 * 8;
-    like.data = reinterpret_cast<void*>(bytes + 1);
-    bytes += align_up(uint64_t{kChainRows} * like.stride * bytes_of(like.type));
-    return like;
+  void fill_linear(const Phase& from, LinearArgs& linear) const {
+    const quire_linear& l = from.linear->u.linear;
+    uint32_t col = 0;
+    for (uint32_t i = 0; i < QUIRE_MAX_PARTS && l.weights[i] != 0; ++i) {
+      linear.parts[linear.num_parts++] = {c_.weights.matrix(l.weights[i]), c_.weights.vector(l.biases[i]), col};
+      col += linear.parts[i].weight.rows;
+    }
+    linear.activation = l.activation;
+    linear.scale = l.scale == 0 ? 1.f : l.scale;
+    linear.softcap = l.softcap;
+    linear.glu = from.glu != nullptr;
+    if (linear.glu) linear.glu_activation = from.glu->u.glu.activation;
   }
   // Rows of a chain at most: what the buffers of every symbol have.
   uint32_t most_rows() const {
@@ -219,17 +236,14 @@ class ChainMaker {
     return a_begin < b_end && b_begin < a_end;
   }
 
-  // Private values at their place in c.chain_values.
+  // Words at their place in c.chain_values.
   void settle(ChainArgs& args) const {
-    const auto at = [&](Tensor& tensor) {
-      const auto offset = reinterpret_cast<uintptr_t>(tensor.data);
-      if (offset != 0 && offset <= private_bytes_) tensor.data = c_.chain_values.data() + (offset - 1);
-    };
     for (uint32_t p = 0; p < args.num_phases; ++p) {
       ChainPhase& phase = args.phases[p];
-      for (Tensor* tensor : {&phase.linear.in, &phase.linear.out, &phase.norm.in, &phase.norm.residual, &phase.norm.sum,
-                             &phase.copy_from})
-        at(*tensor);
+      for (Tensor* tensor : {&phase.linear.in, &phase.linear.out, &phase.norm.in}) {
+        const auto offset = reinterpret_cast<uintptr_t>(tensor->data);
+        if (offset != 0 && offset <= words_bytes_) tensor->data = c_.chain_values.data() + (offset - 1);
+      }
     }
   }
 
@@ -261,7 +275,7 @@ class ChainMaker {
   const DeviceTraits& device_;
   CompiledProgram& c_;
   std::vector<ChainArgs> args_; // [chains]
-  uint64_t private_bytes_ = 0;
+  uint64_t words_bytes_ = 0;
 };
 
 } // namespace
@@ -271,6 +285,7 @@ void make_chains(const quire_program& program, const FusionPlan& fusion, const C
   if (context.fixed_order || context.device.compute_capability < kLeastCapability) return;
   ChainMaker(program, fusion, context, c).run();
   check(cudaMemsetAsync(c.chain_counters.data(), 0, c.chain_counters.bytes(), context.stream), "clearing counters");
+  check(cudaMemsetAsync(c.chain_values.data(), 0, c.chain_values.bytes(), context.stream), "clearing words");
 }
 
 } // namespace quire::cuda

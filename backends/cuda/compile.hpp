@@ -77,8 +77,8 @@ struct CompiledProgram {
   std::unique_ptr<KvCache> kv;           // once kv_create was called
   std::vector<Launch> launches;
   std::vector<Chain> chains;             // rising
-  DeviceBuffer chain_values;             // that only a chain reads
-  DeviceBuffer chain_counters;           // one a chain, 64 bits
+  DeviceBuffer chain_values;             // what one phase of a chain makes for the next
+  DeviceBuffer chain_counters;           // [multiprocessors] launches of chains
   std::vector<uint32_t> class_of_attend; // [ops]
 
   Tensor tensor(uint32_t value) const;

@@ -4,7 +4,10 @@
 // block formats. Bytes: every W once; in (and the norm's inputs) once a block, from the L2. A block takes every
 // gridDim.x-th tile of 16 rows of W; its warps share K in contiguous slices, and each streams its slice through a ring
 // of its own in shared memory. A warp's copies run ahead of its products across tiles and phases, so that the memory
-// works on while blocks wait for one another between phases and normalise the next input (each block for itself).
+// works on while blocks wait for the next input and normalise it (each block for itself).
+//
+// Order without barriers: a block that makes anything in a phase has read all of that phase's input, hence every block
+// that made some of it had read the inputs of the phase before. So the place of an input may be written two phases on.
 #include "linear_chain.hpp"
 #include "linear_stream.cuh"
 
@@ -15,8 +18,8 @@
 namespace quire::cuda {
 namespace {
 
-constexpr uint32_t kWarps = 8, kThreads = kWarps * 32;
-constexpr uint32_t kRingBytes = 20480; // of a warp, at most
+constexpr uint32_t kWarps = 16, kThreads = kWarps * 32;
+constexpr uint32_t kRingBytes = 10240; // of a warp, at most
 
 template <uint32_t kFirst, uint32_t kSecond> struct Ring {
   static constexpr bool kPlain = kFirst == QUIRE_F16;
@@ -26,7 +29,7 @@ template <uint32_t kFirst, uint32_t kSecond> struct Ring {
     const uint32_t a = 2 * block_format(kFirst).unit_bytes(), b = 2 * block_format(kSecond).unit_bytes();
     return a > b ? a : b;
   }();
-  static constexpr uint32_t kStages = kRingBytes / kStageBytes < 8 ? kRingBytes / kStageBytes : 8;
+  static constexpr uint32_t kStages = kRingBytes / kStageBytes < 4 ? kRingBytes / kStageBytes : 4;
   static constexpr uint32_t kBytes = kWarps * kStages * kStageBytes;
   static constexpr uint32_t kWidth = kPlain ? kChainRows : 1; // rows of activations at most
   static constexpr uint32_t kPitch = kPlain ? kChainRows + 1 : 1;
@@ -40,7 +43,7 @@ __host__ __device__ constexpr uint32_t x_pitch(uint32_t cols) { return (cols + 2
 __host__ __device__ constexpr uint32_t x_sums_of_32(uint32_t cols) { return (cols + 255) / 256 * 8; }
 __host__ __device__ constexpr uint32_t x_sums(uint32_t cols) { return 3 * x_sums_of_32(cols); }
 
-__device__ __forceinline__ uint32_t items_of(const LinearArgs& a, bool plain) {
+__host__ __device__ inline uint32_t items_of(const LinearArgs& a, bool plain) {
   if (a.glu) return (a.parts[0].weight.rows + (plain ? 7 : 15)) / (plain ? 8 : 16);
   uint32_t tiles = 0;
   for (uint32_t p = 0; p < a.num_parts; ++p) tiles += (a.parts[p].weight.rows + 15) / 16;
@@ -51,8 +54,7 @@ __device__ __forceinline__ uint32_t items_of(const LinearArgs& a, bool plain) {
 template <class R> struct Cursor {
   uint32_t phase, last, item, sub, unit, begin, end;
   PlainStream plain;
-  const Weight* weight;
-  uint32_t tile;
+  TilePlanes planes;
 
   __device__ __forceinline__ void start(const ChainArgs& a, uint32_t first, uint32_t last_phase) {
     phase = first, last = last_phase;
@@ -78,8 +80,7 @@ template <class R> struct Cursor {
       plain.place(a, item, threadIdx.x % 32);
     } else {
       const PartTile<16> at(a, a.glu ? 0 : item);
-      weight = &a.parts[a.glu ? sub : at.part].weight;
-      tile = a.glu ? item : at.tile;
+      planes.place(a.parts[a.glu ? sub : at.part].weight, a.glu ? item : at.tile);
     }
   }
   __device__ __forceinline__ void next(const ChainArgs& a) {
@@ -98,24 +99,25 @@ template <class R> struct Cursor {
   }
 };
 
-// All blocks have come here, and what they wrote before can be read through the L2.
-__device__ __forceinline__ void wait_for_all_blocks(unsigned long long* arrivals) {
+// Two fp16 elements and the launch that made them. 8 bytes are written and read as one.
+__device__ __forceinline__ void put_word(void* words, size_t element, uint32_t halves, uint32_t launch) {
+  auto* to = reinterpret_cast<uint2*>(words) + element / 2;
 #ifdef QUIRE_CUDA_EMULATED
-  (void)arrivals; // blocks run one after another: a launch a phase
+  *to = make_uint2(halves, launch);
 #else
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    const unsigned long long blocks = gridDim.x, target = (atomicAdd(arrivals, 1ull) / blocks + 1) * blocks;
-    unsigned long long now = 0;
-    do {
-#if QUIRE_SM >= 700
-      asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(now) : "l"(arrivals) : "memory");
+  asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(halves), "r"(launch) : "memory");
 #endif
-    } while (now < target);
-    __threadfence();
-  }
-  __syncthreads();
+}
+__device__ __forceinline__ uint4 look_at(const uint4* words) {
+#ifdef QUIRE_CUDA_EMULATED
+  return *words;
+#else
+  uint4 v;
+  asm volatile("ld.volatile.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(words)
+               : "memory");
+  return v;
 #endif
 }
 
@@ -140,6 +142,42 @@ __device__ __forceinline__ Eight load_eight(const Tensor& tensor, uint32_t row, 
     e.x[0] = a.x, e.x[1] = a.y, e.x[2] = a.z, e.x[3] = a.w, e.x[4] = b.x, e.x[5] = b.y, e.x[6] = b.z, e.x[7] = b.w;
   }
   return e;
+}
+
+// Eight elements as four words.
+struct Words {
+  uint4 v[2];
+};
+__device__ __forceinline__ Eight eight_of(const Words& words) {
+  Eight e;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float2 a = __half22float2(half2_of(words.v[h].x)), b = __half22float2(half2_of(words.v[h].z));
+    e.x[4 * h] = a.x, e.x[4 * h + 1] = a.y, e.x[4 * h + 2] = b.x, e.x[4 * h + 3] = b.y;
+  }
+  return e;
+}
+
+// Columns first, first + kThreads * 8, ... of a row (eight each, below cols) that other blocks make in this launch:
+// waits for them.
+template <uint32_t kPieces>
+__device__ __forceinline__ void await_words(const Tensor& tensor, uint32_t row, uint32_t first, uint32_t cols,
+                                            uint32_t launch, Words (&words)[kPieces]) {
+  const auto* from = reinterpret_cast<const uint4*>(tensor.data) + (size_t{row} * tensor.stride + first) / 4;
+  bool ready;
+  do {
+    ready = true;
+#pragma unroll
+    for (uint32_t i = 0; i < kPieces; ++i)
+      if (first + i * (kThreads * 8) < cols)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) words[i].v[h] = look_at(from + i * (kThreads * 2) + h);
+#pragma unroll
+    for (uint32_t i = 0; i < kPieces; ++i)
+      if (first + i * (kThreads * 8) < cols)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) ready = ready && words[i].v[h].y == launch && words[i].v[h].w == launch;
+  } while (!ready);
 }
 
 // Columns col to col + 7 of a row into x, in the order of the stream's fragments; group sums for block formats. Every
@@ -167,13 +205,15 @@ __device__ __forceinline__ void put_x(unsigned char* x, float* sums32, float* su
   }
 }
 
-// The phase's input into shared memory, padded with zeros to a whole stage.
+// The phase's input into shared memory, padded with zeros to a whole stage. words: it is made in this launch. kept:
+// [rows][dim] the sum of the norm, each element the same thread's in every phase.
 template <class R>
-__device__ __forceinline__ void fill_x(const ChainPhase& phase, uint32_t rows, unsigned char* x, float* sums32,
-                                       float* scratch) {
+__device__ __forceinline__ void fill_x(const ChainPhase& phase, bool words, uint32_t launch, uint32_t rows,
+                                       unsigned char* x, float* sums32, float* kept, float* scratch) {
   const uint32_t cols = phase.linear.parts[0].weight.cols, padded = (cols + 255) / 256 * 256;
-  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, mine = threadIdx.x * 8;
   float* sums16 = sums32 + x_sums_of_32(cols);
+  constexpr uint32_t kPass = kThreads * 8;
   const auto total = [&](float value) {
     value = warp_sum(value);
     __syncthreads();
@@ -187,46 +227,71 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, uint32_t rows, u
   for (uint32_t row = 0; row < rows; ++row) {
     unsigned char* to = x + row * x_pitch(cols);
     if (!phase.normed) {
-#pragma unroll 4
-      for (uint32_t first = 0; first < padded; first += kThreads * 8) {
-        const uint32_t col = first + threadIdx.x * 8;
-        if (first + warp * 256 >= padded) break; // the whole warp
-        put_x<R>(to, sums32, sums16, col, col < cols ? load_eight(phase.linear.in, row, col) : Eight{});
+      constexpr uint32_t kPieces = 2;
+      for (uint32_t first = 0; first < padded; first += kPieces * kPass) {
+        Words got[kPieces];
+        if (words) await_words(phase.linear.in, row, first + mine, cols, launch, got);
+#pragma unroll
+        for (uint32_t i = 0; i < kPieces; ++i) {
+          const uint32_t col = first + i * kPass + mine;
+          if (first + i * kPass + warp * 256 >= padded) break; // the whole warp
+          put_x<R>(to, sums32, sums16, col,
+                   col >= cols ? Eight{}
+                   : words     ? eight_of(got[i])
+                               : load_eight(phase.linear.in, row, col));
+        }
       }
       continue;
     }
     const NormArgs& norm = phase.norm;
-    constexpr uint32_t kPieces = kChainNormDim / (kThreads * 8);
-    Eight e[kPieces], factor[kPieces];
+    constexpr uint32_t kPieces = kChainNormDim / kPass;
+    Eight e[kPieces], factor[kPieces], residual[kPieces];
+    float* mine_kept = kept + size_t{row} * cols;
 #pragma unroll
     for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t col = i * kThreads * 8 + threadIdx.x * 8;
+      const uint32_t col = i * kPass + mine;
+      if (norm.weight != nullptr && col < cols) {
+        const float4 a = *reinterpret_cast<const float4*>(norm.weight + col),
+                     b = *reinterpret_cast<const float4*>(norm.weight + col + 4);
+        factor[i] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+      }
+    }
+    // What can be had before the input: the waiting hides it.
 #pragma unroll
-      for (int j = 0; j < 8; ++j)
-        factor[i].x[j] = norm.weight != nullptr && col < cols ? norm.weight[col + j] + norm.weight_offset : 1.f;
+    for (uint32_t i = 0; i < kPieces; ++i) {
+      const uint32_t col = i * kPass + mine;
+      residual[i] = {};
+      if (col >= cols) continue;
+      if (phase.residual_kept)
+#pragma unroll
+        for (int j = 0; j < 8; ++j) residual[i].x[j] = mine_kept[col + j];
+      else if (norm.residual.data != nullptr)
+        residual[i] = load_eight(norm.residual, row, col);
+    }
+    Words got[kPieces];
+    if (words) await_words(norm.in, row, mine, cols, launch, got);
+#pragma unroll
+    for (uint32_t i = 0; i < kPieces; ++i) {
+      const uint32_t col = i * kPass + mine;
+      e[i] = col >= cols ? Eight{} : words ? eight_of(got[i]) : load_eight(norm.in, row, col);
     }
     float sum = 0, squares = 0;
 #pragma unroll
     for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t col = i * kThreads * 8 + threadIdx.x * 8;
-      e[i] = {};
+      const uint32_t col = i * kPass + mine;
       if (col >= cols) continue;
-      e[i] = load_eight(norm.in, row, col);
-      if (norm.residual.data != nullptr) {
-        const Eight r = load_eight(norm.residual, row, col);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) e[i].x[j] += r.x[j];
-      }
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
+        e[i].x[j] += residual[i].x[j];
+        if (phase.keeps_sum) mine_kept[col + j] = e[i].x[j];
         sum += e[i].x[j];
         squares += e[i].x[j] * e[i].x[j];
       }
     }
-    if (norm.sum.data != nullptr && blockIdx.x == row % gridDim.x)
+    if (norm.sum.data != nullptr && blockIdx.x == 0)
 #pragma unroll
       for (uint32_t i = 0; i < kPieces; ++i) {
-        const uint32_t col = i * kThreads * 8 + threadIdx.x * 8;
+        const uint32_t col = i * kPass + mine;
         if (col >= cols) continue;
 #pragma unroll
         for (int j = 0; j < 8; j += 4)
@@ -238,19 +303,20 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, uint32_t rows, u
       squares = 0;
 #pragma unroll
       for (uint32_t i = 0; i < kPieces; ++i)
-        if (i * kThreads * 8 + threadIdx.x * 8 < cols)
+        if (i * kPass + mine < cols)
 #pragma unroll
           for (int j = 0; j < 8; ++j) squares += (e[i].x[j] - mean) * (e[i].x[j] - mean);
     }
     const float inverse = rsqrtf(total(squares) / static_cast<float>(cols) + norm.epsilon);
 #pragma unroll
     for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t col = i * kThreads * 8 + threadIdx.x * 8;
-      if (i * kThreads * 8 + warp * 256 >= padded) continue; // the whole warp
+      const uint32_t col = i * kPass + mine;
+      if (i * kPass + warp * 256 >= padded) continue; // the whole warp
       if (col < cols)
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-          float y = (e[i].x[j] - mean) * inverse * factor[i].x[j];
+          float y = (e[i].x[j] - mean) * inverse;
+          if (norm.weight != nullptr) y *= factor[i].x[j] + norm.weight_offset;
           if (norm.bias != nullptr) y += norm.bias[col + j];
           e[i].x[j] = y;
         }
@@ -262,7 +328,8 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, uint32_t rows, u
 
 // The finished sums of one item: partial[warp][sub][row of W][row of activations], added upwards.
 template <class R>
-__device__ __forceinline__ void finish_item(const LinearArgs& a, uint32_t item, uint32_t rows, const float* partial) {
+__device__ __forceinline__ void finish_item(const LinearArgs& a, uint32_t item, uint32_t rows, bool words,
+                                            uint32_t launch, const float* partial) {
   const auto total = [&](uint32_t row_of_w, uint32_t row) {
     const float* from = partial + row_of_w * R::kPitch + row;
     float sum = from[0];
@@ -271,26 +338,31 @@ __device__ __forceinline__ void finish_item(const LinearArgs& a, uint32_t item, 
     return sum;
   };
   const PartTile<16> place(a, a.glu ? 0 : item);
-  const uint32_t width = a.glu && R::kPlain ? 8 : 16;
-  for (uint32_t i = threadIdx.x; i < width * rows; i += kThreads) {
-    const uint32_t in_tile = i % width, row = i / width;
-    if (a.glu) {
-      const uint32_t n = item * width + in_tile;
-      if (n >= a.parts[0].weight.rows) continue;
-      put(a, row, n,
-          gated(a, finish(a, a.parts[0], n, total(in_tile, row)),
-                finish(a, a.parts[1], n, total(width + in_tile, row))));
-    } else {
-      const LinearPart& part = a.parts[place.part];
-      const uint32_t n = place.tile * 16 + in_tile;
-      if (n < part.weight.rows) put(a, row, part.first_col + n, finish(a, part, n, total(in_tile, row)));
+  const uint32_t width = a.glu && R::kPlain ? 8 : 16, lane = threadIdx.x % 32;
+  for (uint32_t first = threadIdx.x - lane; first < width * rows; first += kThreads) { // a whole warp
+    const uint32_t in_tile = (first + lane) % width, row = (first + lane) / width;
+    const LinearPart& part = a.parts[a.glu ? 0 : place.part];
+    const uint32_t n = (a.glu ? item * width : place.tile * 16) + in_tile;
+    const bool valid = row < rows && n < part.weight.rows;
+    float value = 0;
+    if (valid) {
+      value = finish(a, part, n, total(in_tile, row));
+      if (a.glu) value = gated(a, value, finish(a, a.parts[1], n, total(width + in_tile, row)));
+    }
+    const uint32_t col = part.first_col + n;
+    if (words) {
+      const float next = __shfl_xor_sync(kAllLanes, value, 1);
+      if (valid && lane % 2 == 0)
+        put_word(a.out.data, size_t{row} * a.out.stride + col, pack_half2(value, next), launch);
+    } else if (valid) {
+      put(a, row, col, value);
     }
   }
 }
 
 template <uint32_t kFirst, uint32_t kSecond>
 __global__ void __launch_bounds__(kThreads, 1)
-    linear_chain_kernel(uint32_t rows, uint32_t first_phase, uint32_t last_phase, uint32_t x_bytes,
+    linear_chain_kernel(uint32_t rows, uint32_t first_phase, uint32_t last_phase, uint32_t x_bytes, uint32_t kept_at,
                         const __grid_constant__ ChainArgs a) {
   using R = Ring<kFirst, kSecond>;
   unsigned char* shared = dynamic_shared();
@@ -299,6 +371,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* partials = reinterpret_cast<float*>(shared + R::kBytes); // [2][warp][sub][row of W][row]
   unsigned char* x = shared + R::kBytes + R::kPartialBytes;
   auto* sums32 = reinterpret_cast<float*>(x + x_bytes);
+  float* kept = sums32 + kept_at;
+#ifdef QUIRE_CUDA_EMULATED
+  // A launch a phase: what a block keeps must outlive it.
+  static thread_local float memory[8][kChainRows * kChainNormDim];
+  assert(gridDim.x <= 8);
+  kept = memory[blockIdx.x];
+#endif
   __shared__ float scratch[kWarps];
 
   Cursor<R> ahead;
@@ -308,10 +387,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       unsigned char* to = ring + slot * R::kStageBytes;
       if constexpr (R::kPlain)
         ahead.plain.issue(a.phases[0].linear, ahead.unit, to, lane);
-      else if (kFirst == kSecond || ahead.weight->format == kFirst)
-        BlockStream<kFirst>::issue(*ahead.weight, ahead.tile, ahead.unit, to, lane);
+      else if (kFirst == kSecond || ahead.planes.format == kFirst)
+        BlockStream<kFirst>::issue(ahead.planes, ahead.unit, to, lane);
       else
-        BlockStream<kSecond>::issue(*ahead.weight, ahead.tile, ahead.unit, to, lane);
+        BlockStream<kSecond>::issue(ahead.planes, ahead.unit, to, lane);
       ahead.next(a);
     }
     copy_async_commit();
@@ -319,20 +398,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (uint32_t slot = 0; slot < R::kStages; ++slot) issue(slot);
   let_next_kernel_begin();
   wait_for_previous_kernels();
+  const uint32_t launch = __ldcg(a.launches + blockIdx.x) + 1;
 
   uint32_t slot = 0, buffer = 0;
   for (uint32_t p = first_phase; p < last_phase; ++p) {
-    if (p != first_phase) wait_for_all_blocks(a.arrivals);
     const ChainPhase& phase = a.phases[p];
     const LinearArgs& linear = phase.linear;
     const uint32_t items = items_of(linear, R::kPlain), cols = linear.parts[0].weight.cols;
-    if (blockIdx.x < items || phase.norm.sum.data != nullptr) fill_x<R>(phase, rows, x, sums32, scratch);
-    for (uint32_t row = blockIdx.x; row < rows && phase.copy_to.data != nullptr; row += gridDim.x)
-      for (uint32_t col = threadIdx.x * 8; col < phase.copy_to.dim; col += kThreads * 8) {
-        const Eight e = load_eight(phase.copy_from, row, col);
-#pragma unroll
-        for (int j = 0; j < 8; j += 4)
-          store<4>(phase.copy_to, row, col + j, {e.x[j], e.x[j + 1], e.x[j + 2], e.x[j + 3]});
+    if (blockIdx.x >= items) continue; // where a sum is kept every block has an item
+    fill_x<R>(phase, p != 0, launch, rows, x, sums32, kept, scratch);
+    if (phase.copy_to.data != nullptr && blockIdx.x == 0)
+      for (uint32_t i = threadIdx.x; i < rows * phase.copy_to.dim; i += kThreads) {
+        const uint32_t dim = phase.copy_to.dim;
+        static_cast<float*>(phase.copy_to.data)[size_t{i / dim} * phase.copy_to.stride + i % dim] = kept[i];
       }
     const uint32_t units = (cols + R::kColumns - 1) / R::kColumns, pitch = x_pitch(cols);
     const auto begin = static_cast<uint32_t>(uint64_t{units} * warp / kWarps),
@@ -376,11 +454,14 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
       __syncthreads();
-      finish_item<R>(linear, item, rows, partials + buffer * (kWarps * R::kSubs * 16 * R::kPitch));
+      finish_item<R>(linear, item, rows, p + 1 < a.num_phases, launch,
+                     partials + buffer * (kWarps * R::kSubs * 16 * R::kPitch));
       buffer ^= 1; // written again only after the next item's barrier
     }
   }
   copy_async_wait<0>();
+  __syncthreads(); // before the count is changed that all have read
+  if (threadIdx.x == 0 && last_phase == a.num_phases) a.launches[blockIdx.x] = launch;
 #ifndef QUIRE_CUDA_EMULATED
   const uint64_t stride = uint64_t{gridDim.x} * kThreads * 128;
   for (const ChainArgs::Range& range : a.ahead)
@@ -389,29 +470,40 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-uint32_t x_bytes_of(uint32_t rows, const ChainArgs& a) {
+uint32_t most_cols(const ChainArgs& a) {
   uint32_t cols = 0;
   for (uint32_t p = 0; p < a.num_phases; ++p) cols = std::max(cols, a.phases[p].linear.parts[0].weight.cols);
-  return rows * x_pitch(cols);
+  return cols;
 }
+uint32_t x_bytes_of(uint32_t rows, const ChainArgs& a) { return rows * x_pitch(most_cols(a)); }
+
+// Floats of the sum that a phase keeps, a row.
+uint32_t kept_dim(const ChainArgs& a) {
+  uint32_t dim = 0;
+  for (uint32_t p = 0; p < a.num_phases; ++p)
+    if (a.phases[p].keeps_sum) dim = std::max(dim, a.phases[p].linear.parts[0].weight.cols);
+  return dim;
+}
+
+template <class R> uint32_t kept_at(uint32_t cols) { return R::kPlain ? 0 : x_sums(cols); }
 
 template <uint32_t kFirst, uint32_t kSecond> uint64_t shared_bytes_of(uint32_t rows, const ChainArgs& a) {
   using R = Ring<kFirst, kSecond>;
-  uint32_t cols = 0;
-  for (uint32_t p = 0; p < a.num_phases; ++p) cols = std::max(cols, a.phases[p].linear.parts[0].weight.cols);
-  return uint64_t{R::kBytes} + R::kPartialBytes + x_bytes_of(rows, a) + (R::kPlain ? 0 : 4 * x_sums(cols));
+  const uint32_t cols = most_cols(a);
+  return uint64_t{R::kBytes} + R::kPartialBytes + x_bytes_of(rows, a) + 4 * kept_at<R>(cols) + 4 * rows * kept_dim(a);
 }
 
 template <uint32_t kFirst, uint32_t kSecond>
 void run(const Queue& queue, uint32_t blocks, uint32_t rows, const ChainArgs& a) {
   const size_t shared = shared_bytes_of<kFirst, kSecond>(rows, a);
+  const uint32_t kept = kept_at<Ring<kFirst, kSecond>>(most_cols(a));
 #ifdef QUIRE_CUDA_EMULATED
   for (uint32_t p = 0; p < a.num_phases; ++p)
     launch("linear_chain", linear_chain_kernel<kFirst, kSecond>, blocks, kThreads, shared, queue, rows, p, p + 1,
-           x_bytes_of(rows, a), a);
+           x_bytes_of(rows, a), kept, a);
 #else
   launch("linear_chain", linear_chain_kernel<kFirst, kSecond>, blocks, kThreads, shared, queue, rows, 0, a.num_phases,
-         x_bytes_of(rows, a), a);
+         x_bytes_of(rows, a), kept, a);
 #endif
 }
 
@@ -467,6 +559,8 @@ bool formats_of(const ChainArgs& a, uint32_t& first, uint32_t& second) {
 }
 
 } // namespace
+
+uint32_t chain_items(const LinearArgs& a) { return items_of(a, a.parts[0].weight.format == QUIRE_F16); }
 
 bool chain_holds(uint32_t format, uint32_t& first, uint32_t& second) {
   uint32_t a = first, b = second;

@@ -58,6 +58,26 @@ struct PlainStream {
   }
 };
 
+// Where a tile's planes begin, in registers: what a warp copies is asked for all the time.
+struct TilePlanes {
+  const std::byte *first, *second; // of quants: q4 or q8 or q2, then q2 or q1
+  const std::byte *scales, *super;
+  uint32_t units, format;
+
+  __device__ __forceinline__ void place(const Weight& w, uint32_t tile) {
+    const size_t unit = size_t{tile} * w.units;
+    const BlockFormat planes = block_format(w.format);
+    const bool upper = w.q2 != nullptr && w.q4 != nullptr;
+    first = w.q4 != nullptr   ? w.q4 + unit * planes.q4_bytes
+            : w.q8 != nullptr ? w.q8 + unit * planes.q8_bytes
+                              : w.q2 + unit * planes.q2_bytes;
+    second = upper ? w.q2 + unit * planes.q2_bytes : w.q1 + (w.q1 != nullptr ? unit * planes.q1_bytes : 0);
+    scales = w.scales + unit * planes.scale_bytes;
+    super = w.super + (w.super != nullptr ? size_t{tile} * (w.units / 2) * planes.super_bytes : 0);
+    units = w.units, format = w.format;
+  }
+};
+
 // Block formats, one row of activations. The eight columns of the B operand are eight groups of columns that share a
 // scale (32 columns, or 16): in the product for group j only column j is not zero, so that one accumulator collects
 // each group's sum of q * x apart, and scales are applied to those sums, not to the weights. q enters as it lies, as
@@ -80,27 +100,25 @@ template <uint32_t kFormat> struct BlockStream {
 #pragma unroll
     for (uint32_t i = 0; i < (kBytes / 16 + 31) / 32; ++i) {
       const uint32_t at = (i * 32 + lane) * 16;
-      if (kBytes / 16 % 32 == 0 || at < kBytes)
-        copy_async16(to + at, at < valid_bytes ? from + at : from, at < valid_bytes);
+      if (kBytes / 16 % 32 == 0 || at < kBytes) copy_async16(to + at, from + at, at < valid_bytes);
     }
   }
   // Units 2 pair and 2 pair + 1 of a tile.
-  static __device__ __forceinline__ void issue(const Weight& w, uint32_t tile, uint32_t pair, unsigned char* to,
-                                               uint32_t lane) {
-    const size_t unit = size_t{tile} * w.units + 2 * pair;
-    const uint32_t units = 2 * pair + 1 < w.units ? 2 : 1;
-    if constexpr (kQ4) copy<2 * kPlanes.q4_bytes>(to, w.q4 + unit * kPlanes.q4_bytes, units * kPlanes.q4_bytes, lane);
+  static __device__ __forceinline__ void issue(const TilePlanes& p, uint32_t pair, unsigned char* to, uint32_t lane) {
+    const uint32_t units = 2 * pair + 1 < p.units ? 2 : 1;
+    if constexpr (kQ4)
+      copy<2 * kPlanes.q4_bytes>(to, p.first + pair * (2 * kPlanes.q4_bytes), units * kPlanes.q4_bytes, lane);
     if constexpr (kQ8)
-      copy<2 * kPlanes.q8_bytes>(to + kAt8, w.q8 + unit * kPlanes.q8_bytes, units * kPlanes.q8_bytes, lane);
+      copy<2 * kPlanes.q8_bytes>(to + kAt8, p.first + pair * (2 * kPlanes.q8_bytes), units * kPlanes.q8_bytes, lane);
     if constexpr (kQ2)
-      copy<2 * kPlanes.q2_bytes>(to + kAt2, w.q2 + unit * kPlanes.q2_bytes, units * kPlanes.q2_bytes, lane);
+      copy<2 * kPlanes.q2_bytes>(to + kAt2, (kQ4 ? p.second : p.first) + pair * (2 * kPlanes.q2_bytes),
+                                 units * kPlanes.q2_bytes, lane);
     if constexpr (kQ1)
-      copy<2 * kPlanes.q1_bytes>(to + kAt1, w.q1 + unit * kPlanes.q1_bytes, units * kPlanes.q1_bytes, lane);
-    copy<2 * kPlanes.scale_bytes>(to + kAtScales, w.scales + unit * kPlanes.scale_bytes, units * kPlanes.scale_bytes,
-                                  lane);
+      copy<2 * kPlanes.q1_bytes>(to + kAt1, p.second + pair * (2 * kPlanes.q1_bytes), units * kPlanes.q1_bytes, lane);
+    copy<2 * kPlanes.scale_bytes>(to + kAtScales, p.scales + pair * (2 * kPlanes.scale_bytes),
+                                  units * kPlanes.scale_bytes, lane);
     if constexpr (kPlanes.super_bytes != 0)
-      copy<kPlanes.super_bytes>(to + kAtSuper, w.super + (size_t{tile} * (w.units / 2) + pair) * kPlanes.super_bytes,
-                                kPlanes.super_bytes, lane);
+      copy<kPlanes.super_bytes>(to + kAtSuper, p.super + pair * kPlanes.super_bytes, kPlanes.super_bytes, lane);
   }
 
   // What a lane holds of the quants of a unit and half.
