@@ -18,7 +18,10 @@ struct Phase {
   const quire_op* linear = nullptr;
   const quire_op* glu = nullptr;
 
-  uint32_t in() const { return norm != nullptr ? norm->in[0] : linear->in[0]; }
+  bool swapped = false; // the norm's inputs: the second is what the phase before made
+
+  uint32_t in() const { return norm != nullptr ? norm->in[swapped ? 1 : 0] : linear->in[0]; }
+  uint32_t residual() const { return norm != nullptr ? norm->in[swapped ? 0 : 1] : 0; }
   uint32_t out() const { return glu != nullptr ? glu->out[0] : linear->out[0]; }
   uint32_t sum() const { return norm != nullptr ? norm->out[1] : 0; }
 };
@@ -53,7 +56,9 @@ class ChainMaker {
     std::vector<uint32_t> ends; // group behind each phase
     uint32_t a = 0, b = 0, symbol = 0;
     for (uint32_t at = first; phases.size() < kMaxPhases;) {
-      const std::optional<Phase> phase = phase_at(at);
+      std::optional<Phase> phase = phase_at(at);
+      if (phase && phase->norm != nullptr && !phases.empty())
+        phase->swapped = phase->norm->in[1] == phases.back().out();
       if (!phase || !holds(*phase->linear, a, b)) break;
       const uint32_t rows = c_.data.values[phase->out() - 1].rows, behind = at + (phase->norm != nullptr ? 2 : 1);
       if (phases.empty()) symbol = rows;
@@ -169,7 +174,7 @@ class ChainMaker {
         phase.norm.weight = c_.weights.vector(n.weight), phase.norm.bias = c_.weights.vector(n.bias);
         phase.norm.epsilon = n.epsilon, phase.norm.weight_offset = n.weight_offset;
         phase.norm.layer = n.kind == QUIRE_NORM_LAYER;
-        const uint32_t residual = from.norm->in[1];
+        const uint32_t residual = from.residual();
         phase.residual_kept = residual != 0 && residual == kept;
         for (size_t q = 0; q < p && !phase.residual_kept; ++q)
           if (residual != 0 && (residual == phases[q].out() || residual == phases[q].sum())) return false;
@@ -191,8 +196,7 @@ class ChainMaker {
       if (read_here(phase.linear.out) || read_here(phase.copy_to)) return false;
       const uint32_t sum = from.sum();
       if (sum == 0) continue;
-      for (size_t q = p + 1; q < phases.size(); ++q)
-        phase.keeps_sum = phase.keeps_sum || (phases[q].norm != nullptr && phases[q].norm->in[1] == sum);
+      for (size_t q = p + 1; q < phases.size(); ++q) phase.keeps_sum = phase.keeps_sum || phases[q].residual() == sum;
       if (!read_only_within(sum, first, last)) {
         phase.norm.sum = c_.tensor(sum);
         if (read_here(phase.norm.sum)) { // in the place of the residual: a phase later

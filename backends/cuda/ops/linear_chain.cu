@@ -1,10 +1,11 @@
 // linear_chain: see linear_chain.hpp; bound by reading the weights of all phases once.
 //
 // Shapes: in [rows, K], W [N, K], out [rows, sum N], of each phase; rows up to kChainRows with fp16 weights, one with
-// block formats. Bytes: every W once; in (and the norm's inputs) once a block, from the L2. A block takes every
-// gridDim.x-th tile of 16 rows of W; its warps share K in contiguous slices, and each streams its slice through a ring
-// of its own in shared memory. A warp's copies run ahead of its products across tiles and phases, so that the memory
-// works on while blocks wait for the next input and normalise it (each block for itself).
+// block formats. Bytes: every W once; in (and the norm's inputs) once a block, from the L2. Each block has as many
+// tiles of 16 rows of W as any other; its warps take them at once, sharing K in contiguous slices where there are fewer
+// tiles than warps, and each streams what it has through a ring of its own in shared memory. A warp's copies run ahead
+// of its products across tiles and phases, so that the memory works on while blocks wait for the next input and
+// normalise it (each block for itself).
 //
 // Order without barriers: a block that makes anything in a phase has read all of that phase's input, hence every block
 // that made some of it had read the inputs of the phase before. So the place of an input may be written two phases on.
@@ -43,16 +44,37 @@ __host__ __device__ constexpr uint32_t x_pitch(uint32_t cols) { return (cols + 2
 __host__ __device__ constexpr uint32_t x_sums_of_32(uint32_t cols) { return (cols + 255) / 256 * 8; }
 __host__ __device__ constexpr uint32_t x_sums(uint32_t cols) { return 3 * x_sums_of_32(cols); }
 
-__host__ __device__ inline uint32_t items_of(const LinearArgs& a, bool plain) {
+__host__ __device__ inline uint32_t tiles_of(const LinearArgs& a, bool plain) {
   if (a.glu) return (a.parts[0].weight.rows + (plain ? 7 : 15)) / (plain ? 8 : 16);
   uint32_t tiles = 0;
   for (uint32_t p = 0; p < a.num_parts; ++p) tiles += (a.parts[p].weight.rows + 15) / 16;
   return tiles;
 }
 
+// What a block and a warp of it have of a phase: tiles first to last - 1, `together` of them at a time, each by
+// `slices` warps that share K. As many together as the block has, so that warps seldom wait for one another.
+struct Share {
+  uint32_t first, last, together, slices;
+  uint32_t tile;       // the warp's, of those that go together
+  uint32_t begin, end; // units of K; none for a warp too many
+
+  __device__ __forceinline__ Share(const LinearArgs& a, bool plain, uint32_t columns) {
+    const uint32_t tiles = tiles_of(a, plain), blocks = gridDim.x, warp = threadIdx.x / 32;
+    const uint32_t units = (a.parts[0].weight.cols + columns - 1) / columns;
+    first = static_cast<uint32_t>((uint64_t{tiles} * blockIdx.x + blocks - 1) / blocks);
+    last = static_cast<uint32_t>((uint64_t{tiles} * (blockIdx.x + 1) + blocks - 1) / blocks);
+    const uint32_t most = (tiles + blocks - 1) / blocks, rounds = (most + kWarps - 1) / kWarps;
+    together = (most + rounds - 1) / rounds;
+    slices = kWarps / together;
+    tile = warp / slices;
+    begin = units * (warp % slices) / slices, end = units * (warp % slices + 1) / slices;
+    if (tile >= together) end = begin;
+  }
+};
+
 // What a warp copies next.
 template <class R> struct Cursor {
-  uint32_t phase, last, item, sub, unit, begin, end;
+  uint32_t phase, last, item, last_item, step, sub, unit, begin, end;
   PlainStream plain;
   TilePlanes planes;
 
@@ -63,14 +85,12 @@ template <class R> struct Cursor {
   __device__ __forceinline__ bool done() const { return phase >= last; }
   // The block's first tile of this phase, or of the first phase after it that has one for it.
   __device__ __forceinline__ void enter(const ChainArgs& a) {
-    const uint32_t warp = threadIdx.x / 32;
     for (; phase < last; ++phase) {
       const LinearArgs& linear = a.phases[phase].linear;
-      const uint32_t units = (linear.parts[0].weight.cols + R::kColumns - 1) / R::kColumns;
-      begin = static_cast<uint32_t>(uint64_t{units} * warp / kWarps);
-      end = static_cast<uint32_t>(uint64_t{units} * (warp + 1) / kWarps);
-      item = blockIdx.x, sub = 0, unit = begin;
-      if (begin == end || item >= items_of(linear, R::kPlain)) continue;
+      const Share share(linear, R::kPlain, R::kColumns);
+      begin = share.begin, end = share.end, last_item = share.last, step = share.together;
+      item = share.first + share.tile, sub = 0, unit = begin;
+      if (begin == end || item >= last_item) continue;
       place(linear);
       return;
     }
@@ -92,8 +112,8 @@ template <class R> struct Cursor {
       return place(linear);
     }
     sub = 0;
-    item += gridDim.x;
-    if (item < items_of(linear, R::kPlain)) return place(linear);
+    item += step;
+    if (item < last_item) return place(linear);
     ++phase;
     enter(a);
   }
@@ -326,28 +346,31 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, bool words, uint
   __syncthreads();
 }
 
-// The finished sums of one item: partial[warp][sub][row of W][row of activations], added upwards.
+// The finished sums of `count` tiles from `first` on: partial[warp][sub][row of W][row of activations], of the slices
+// upwards.
 template <class R>
-__device__ __forceinline__ void finish_item(const LinearArgs& a, uint32_t item, uint32_t rows, bool words,
-                                            uint32_t launch, const float* partial) {
-  const auto total = [&](uint32_t row_of_w, uint32_t row) {
-    const float* from = partial + row_of_w * R::kPitch + row;
-    float sum = from[0];
-#pragma unroll
-    for (uint32_t w = 1; w < kWarps; ++w) sum += from[w * R::kSubs * 16 * R::kPitch];
-    return sum;
-  };
-  const PartTile<16> place(a, a.glu ? 0 : item);
-  const uint32_t width = a.glu && R::kPlain ? 8 : 16, lane = threadIdx.x % 32;
-  for (uint32_t first = threadIdx.x - lane; first < width * rows; first += kThreads) { // a whole warp
-    const uint32_t in_tile = (first + lane) % width, row = (first + lane) / width;
+__device__ __forceinline__ void finish_round(const LinearArgs& a, uint32_t first, uint32_t count, uint32_t slices,
+                                             uint32_t rows, bool words, uint32_t launch, const float* partial) {
+  constexpr uint32_t kOfWarp = R::kSubs * 16 * R::kPitch;
+  const uint32_t width = a.glu && R::kPlain ? 8 : 16, lane = threadIdx.x % 32, outputs = count * width * rows;
+  for (uint32_t i = threadIdx.x; i - lane < outputs; i += kThreads) { // whole warps
+    const uint32_t in_tile = i % width, row = i / width % rows, tile = i / width / rows;
+    const auto total = [&](uint32_t row_of_w) {
+      const float* from = partial + tile * slices * kOfWarp + row_of_w * R::kPitch + row;
+      float sum = from[0];
+#pragma unroll 4
+      for (uint32_t s = 1; s < slices; ++s) sum += from[s * kOfWarp];
+      return sum;
+    };
+    const bool inside = i < outputs;
+    const PartTile<16> place(a, a.glu || !inside ? 0 : first + tile);
     const LinearPart& part = a.parts[a.glu ? 0 : place.part];
-    const uint32_t n = (a.glu ? item * width : place.tile * 16) + in_tile;
-    const bool valid = row < rows && n < part.weight.rows;
+    const uint32_t n = (a.glu ? (first + tile) * width : place.tile * 16) + in_tile;
+    const bool valid = inside && n < part.weight.rows;
     float value = 0;
     if (valid) {
-      value = finish(a, part, n, total(in_tile, row));
-      if (a.glu) value = gated(a, value, finish(a, a.parts[1], n, total(width + in_tile, row)));
+      value = finish(a, part, n, total(in_tile));
+      if (a.glu) value = gated(a, value, finish(a, a.parts[1], n, total(width + in_tile)));
     }
     const uint32_t col = part.first_col + n;
     if (words) {
@@ -404,27 +427,27 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (uint32_t p = first_phase; p < last_phase; ++p) {
     const ChainPhase& phase = a.phases[p];
     const LinearArgs& linear = phase.linear;
-    const uint32_t items = items_of(linear, R::kPlain), cols = linear.parts[0].weight.cols;
-    if (blockIdx.x >= items) continue; // where a sum is kept every block has an item
+    const uint32_t cols = linear.parts[0].weight.cols, pitch = x_pitch(cols);
+    const Share share(linear, R::kPlain, R::kColumns);
+    if (share.first == share.last) continue; // where a sum is kept every block has a tile, block 0 always
     fill_x<R>(phase, p != 0, launch, rows, x, sums32, kept, scratch);
     if (phase.copy_to.data != nullptr && blockIdx.x == 0)
       for (uint32_t i = threadIdx.x; i < rows * phase.copy_to.dim; i += kThreads) {
         const uint32_t dim = phase.copy_to.dim;
         static_cast<float*>(phase.copy_to.data)[size_t{i / dim} * phase.copy_to.stride + i % dim] = kept[i];
       }
-    const uint32_t units = (cols + R::kColumns - 1) / R::kColumns, pitch = x_pitch(cols);
-    const auto begin = static_cast<uint32_t>(uint64_t{units} * warp / kWarps),
-               end = static_cast<uint32_t>(uint64_t{units} * (warp + 1) / kWarps);
-    for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
+    for (uint32_t round = share.first; round < share.last; round += share.together) {
+      const uint32_t item = round + share.tile;
+      const uint32_t end = item < share.last ? share.end : share.begin;
       float* mine = partials + (buffer * kWarps + warp) * (R::kSubs * 16 * R::kPitch);
       for (uint32_t sub = 0; sub < (linear.glu ? R::kSubs : 1); ++sub) {
         float sums[4] = {};
         uint32_t format = 0;
         if constexpr (kFirst != kSecond) {
-          const PartTile<16> at(linear, linear.glu ? 0 : item);
+          const PartTile<16> at(linear, linear.glu || item >= share.last ? 0 : item);
           format = linear.parts[linear.glu ? sub : at.part].weight.format;
         }
-        for (uint32_t unit = begin; unit < end; ++unit) {
+        for (uint32_t unit = share.begin; unit < end; ++unit) {
           copy_async_wait<R::kStages - 1>();
           __syncwarp();
           const unsigned char* from = ring + slot * R::kStageBytes;
@@ -454,9 +477,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
       __syncthreads();
-      finish_item<R>(linear, item, rows, p + 1 < a.num_phases, launch,
-                     partials + buffer * (kWarps * R::kSubs * 16 * R::kPitch));
-      buffer ^= 1; // written again only after the next item's barrier
+      finish_round<R>(linear, round, min(share.together, share.last - round), share.slices, rows, p + 1 < a.num_phases,
+                      launch, partials + buffer * (kWarps * R::kSubs * 16 * R::kPitch));
+      buffer ^= 1; // written again only after the next round's barrier
     }
   }
   copy_async_wait<0>();
@@ -560,7 +583,7 @@ bool formats_of(const ChainArgs& a, uint32_t& first, uint32_t& second) {
 
 } // namespace
 
-uint32_t chain_items(const LinearArgs& a) { return items_of(a, a.parts[0].weight.format == QUIRE_F16); }
+uint32_t chain_items(const LinearArgs& a) { return tiles_of(a, a.parts[0].weight.format == QUIRE_F16); }
 
 bool chain_holds(uint32_t format, uint32_t& first, uint32_t& second) {
   uint32_t a = first, b = second;
