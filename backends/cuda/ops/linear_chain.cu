@@ -61,10 +61,9 @@ struct Share {
   __device__ __forceinline__ Share(const LinearArgs& a, bool plain, uint32_t columns) {
     const uint32_t tiles = tiles_of(a, plain), blocks = gridDim.x, warp = threadIdx.x / 32;
     const uint32_t units = (a.parts[0].weight.cols + columns - 1) / columns;
-    first = static_cast<uint32_t>((uint64_t{tiles} * blockIdx.x + blocks - 1) / blocks);
-    last = static_cast<uint32_t>((uint64_t{tiles} * (blockIdx.x + 1) + blocks - 1) / blocks);
+    first = (tiles * blockIdx.x + blocks - 1) / blocks, last = (tiles * (blockIdx.x + 1) + blocks - 1) / blocks;
     const uint32_t most = (tiles + blocks - 1) / blocks, rounds = (most + kWarps - 1) / kWarps;
-    together = (most + rounds - 1) / rounds;
+    together = plain ? 1 : (most + rounds - 1) / rounds;
     slices = kWarps / together;
     tile = warp / slices;
     begin = units * (warp % slices) / slices, end = units * (warp % slices + 1) / slices;
@@ -144,6 +143,10 @@ __device__ __forceinline__ uint4 look_at(const uint4* words) {
 struct Eight {
   float x[8];
 };
+__device__ __forceinline__ Eight eight_at(const float* p) {
+  const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
+  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
 // Eight elements of a row of activations that other blocks may just have written.
 __device__ __forceinline__ Eight load_eight(const Tensor& tensor, uint32_t row, uint32_t col) {
   Eight e;
@@ -184,8 +187,7 @@ template <uint32_t kPieces>
 __device__ __forceinline__ void await_words(const Tensor& tensor, uint32_t row, uint32_t first, uint32_t cols,
                                             uint32_t launch, Words (&words)[kPieces]) {
   const auto* from = reinterpret_cast<const uint4*>(tensor.data) + (size_t{row} * tensor.stride + first) / 4;
-  bool ready;
-  do {
+  for (bool ready = false; !ready;) {
     ready = true;
 #pragma unroll
     for (uint32_t i = 0; i < kPieces; ++i)
@@ -197,7 +199,8 @@ __device__ __forceinline__ void await_words(const Tensor& tensor, uint32_t row, 
       if (first + i * (kThreads * 8) < cols)
 #pragma unroll
         for (int h = 0; h < 2; ++h) ready = ready && words[i].v[h].y == launch && words[i].v[h].w == launch;
-  } while (!ready);
+    if (!ready) __nanosleep(40); // those that make them need the L2 too
+  }
 }
 
 // Columns col to col + 7 of a row into x, in the order of the stream's fragments; group sums for block formats. Every
@@ -271,9 +274,7 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, bool words, uint
     for (uint32_t i = 0; i < kPieces; ++i) {
       const uint32_t col = i * kPass + mine;
       if (norm.weight != nullptr && col < cols) {
-        const float4 a = *reinterpret_cast<const float4*>(norm.weight + col),
-                     b = *reinterpret_cast<const float4*>(norm.weight + col + 4);
-        factor[i] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+        factor[i] = eight_at(norm.weight + col);
       }
     }
     // What can be had before the input: the waiting hides it.
@@ -283,8 +284,7 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, bool words, uint
       residual[i] = {};
       if (col >= cols) continue;
       if (phase.residual_kept)
-#pragma unroll
-        for (int j = 0; j < 8; ++j) residual[i].x[j] = mine_kept[col + j];
+        residual[i] = eight_at(mine_kept + col);
       else if (norm.residual.data != nullptr)
         residual[i] = load_eight(norm.residual, row, col);
     }
@@ -303,11 +303,19 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, bool words, uint
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         e[i].x[j] += residual[i].x[j];
-        if (phase.keeps_sum) mine_kept[col + j] = e[i].x[j];
         sum += e[i].x[j];
         squares += e[i].x[j] * e[i].x[j];
       }
     }
+    if (phase.keeps_sum)
+#pragma unroll
+      for (uint32_t i = 0; i < kPieces; ++i) {
+        const uint32_t col = i * kPass + mine;
+        if (col >= cols) continue;
+        const float(&x)[8] = e[i].x;
+        reinterpret_cast<float4*>(mine_kept + col)[0] = make_float4(x[0], x[1], x[2], x[3]);
+        reinterpret_cast<float4*>(mine_kept + col)[1] = make_float4(x[4], x[5], x[6], x[7]);
+      }
     if (norm.sum.data != nullptr && blockIdx.x == 0)
 #pragma unroll
       for (uint32_t i = 0; i < kPieces; ++i) {
@@ -358,7 +366,7 @@ __device__ __forceinline__ void finish_round(const LinearArgs& a, uint32_t first
     const auto total = [&](uint32_t row_of_w) {
       const float* from = partial + tile * slices * kOfWarp + row_of_w * R::kPitch + row;
       float sum = from[0];
-#pragma unroll 4
+#pragma unroll 8
       for (uint32_t s = 1; s < slices; ++s) sum += from[s * kOfWarp];
       return sum;
     };
