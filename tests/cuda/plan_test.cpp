@@ -3,6 +3,7 @@
 #include "buckets.hpp"
 #include "device.hpp"
 #include "emulator/control.hpp"
+#include "ops/linear_chain.hpp"
 
 #include <gtest/gtest.h>
 
@@ -21,6 +22,38 @@ TEST(CudaBuckets, HoldEveryCountAndRise) {
   EXPECT_EQ(buckets.back(), 300u);
   for (size_t i = 1; i < buckets.size(); ++i) EXPECT_LT(buckets[i - 1], buckets[i]);
   for (uint32_t n = 1; n <= 300; ++n) EXPECT_GE(bucket_for(n, 300), n);
+}
+
+TEST(CudaChain, HoldsOneFormatOrAPairThatAKernelHas) {
+  uint32_t first = 0, second = 0;
+  EXPECT_TRUE(chain_holds(QUIRE_Q4_K, first, second));
+  EXPECT_TRUE(chain_holds(QUIRE_Q4_K, first, second));
+  EXPECT_EQ(second, 0u);
+  EXPECT_TRUE(chain_holds(QUIRE_Q6_K, first, second));
+  EXPECT_FALSE(chain_holds(QUIRE_Q8_0, first, second)) << "a third format";
+  EXPECT_EQ(first, uint32_t{QUIRE_Q4_K});
+  EXPECT_EQ(second, uint32_t{QUIRE_Q6_K});
+  first = second = 0;
+  EXPECT_TRUE(chain_holds(QUIRE_F16, first, second));
+  EXPECT_FALSE(chain_holds(QUIRE_Q4_K, first, second)) << "fp16 and blocks are read by different kernels";
+  EXPECT_EQ(second, 0u);
+}
+
+TEST(CudaChain, TakesAsManyRowsAsSharedMemoryHolds) {
+  ChainArgs args;
+  args.num_phases = 1;
+  LinearArgs& linear = args.phases[0].linear;
+  linear.num_parts = 1;
+  linear.parts[0].weight.rows = 4096, linear.parts[0].weight.cols = 1024;
+  EXPECT_EQ(chain_rows(args, 227 << 10), kChainRows);
+  linear.parts[0].weight.cols = 14336;
+  const uint32_t rows = chain_rows(args, 227 << 10);
+  EXPECT_GE(rows, 1u);
+  EXPECT_LT(rows, kChainRows);
+  EXPECT_EQ(chain_rows(args, 64 << 10), 0u);
+  linear.parts[0].weight.format = QUIRE_Q4_K;
+  EXPECT_EQ(chain_rows(args, 227 << 10), 1u);
+  EXPECT_EQ(chain_items(linear), 256u);
 }
 
 TEST(CudaAttendPlan, EveryPositionIsReadOnceAndTheGridIsFilled) {
