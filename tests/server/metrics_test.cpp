@@ -26,7 +26,7 @@ struct Totals {
 };
 
 // Eight clients with a beginning in common; meanwhile each sample of /metrics must agree with itself.
-void check_counters(Running& server, uint32_t output_tokens) {
+void check_counters(Running& server, uint32_t output_tokens, bool preempts) {
   Totals totals;
   std::atomic<int> running{8};
   const std::string common(240, 'c');
@@ -69,7 +69,9 @@ void check_counters(Running& server, uint32_t output_tokens) {
   EXPECT_EQ(f["quire_output_tokens_total"], static_cast<double>(totals.out));
   EXPECT_EQ(f["quire_cached_tokens_total"], static_cast<double>(totals.cached));
   EXPECT_GT(totals.cached, 7u * 32); // the common beginning
-  EXPECT_GT(f["quire_preemptions_total{by=\"swap\"}"] + f["quire_preemptions_total{by=\"recompute\"}"], 0);
+  if (preempts) {
+    EXPECT_GT(f["quire_preemptions_total{by=\"swap\"}"] + f["quire_preemptions_total{by=\"recompute\"}"], 0);
+  }
   EXPECT_GT(best, 0.8); // half a block a sequence is empty on average
   EXPECT_EQ(f["quire_kv_blocks{state=\"referenced\"}"], 0);
   EXPECT_EQ(f["quire_kv_blocks{state=\"free\"}"] + f["quire_kv_blocks{state=\"cached\"}"], f["quire_kv_blocks_total"]);
@@ -79,7 +81,7 @@ void check_counters(Running& server, uint32_t output_tokens) {
 
 TEST(MetricsTest, CountersAgreeWithWhatClientsSaw) {
   Running server({}, true, [](EngineOptions& o) { o.kv_memory_bytes = 320u << 10; });
-  check_counters(server, 300);
+  check_counters(server, 300, true);
 }
 
 TEST(MetricsTest, CountersOfTheRealModelAgreeWithWhatClientsSaw) {
@@ -94,7 +96,7 @@ TEST(MetricsTest, CountersOfTheRealModelAgreeWithWhatClientsSaw) {
     o.kv_memory_bytes = 10u << 20;
     o.max_context = 320;
   });
-  check_counters(server, 60);
+  check_counters(server, 60, false); // its answers end when they like
 }
 
 } // namespace

@@ -277,7 +277,9 @@ class Check {
 OracleOptions oracle_options(const std::string& backend) {
   OracleOptions options;
   if (backend != "reference") {
-    options.row_limit = 1e-2;
+    // Tensor cores take fp16 operands, so that a block format's weights are rounded on their way: four times the mean
+    // error of Vulkan, which multiplies them in float32.
+    options.row_limit = backend == "cuda" ? 3e-2 : 1e-2;
     options.exact_tokens = false;
     options.kv_format = QUIRE_F16;
   }
