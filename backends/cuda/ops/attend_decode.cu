@@ -29,13 +29,13 @@ template <int kHead> struct Shared {
   uint32_t is_last;
 };
 
-__device__ __forceinline__ void add_to(float4& sum, float weight, const float4& v) {
+[[maybe_unused]] __device__ __forceinline__ void add_to(float4& sum, float weight, const float4& v) {
   sum.x = __fmaf_rn(weight, v.x, sum.x);
   sum.y = __fmaf_rn(weight, v.y, sum.y);
   sum.z = __fmaf_rn(weight, v.z, sum.z);
   sum.w = __fmaf_rn(weight, v.w, sum.w);
 }
-__device__ __forceinline__ void store4(__half* to, const float4& v, float scale) {
+[[maybe_unused]] __device__ __forceinline__ void store4(__half* to, const float4& v, float scale) {
   *reinterpret_cast<uint2*>(to) =
       make_uint2(pack_half2(v.x * scale, v.y * scale), pack_half2(v.z * scale, v.w * scale));
 }
@@ -44,6 +44,7 @@ __device__ __forceinline__ void store4(__half* to, const float4& v, float scale)
 template <class Element, int kHead, int kRows, bool kSoftcap>
 __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
     attend_decode_kernel(const uint32_t* num_items, const DecodeItem* items, AttendArgs a) {
+#if QUIRE_SM >= 800 // before, attend_any does it all
   auto& shared = *reinterpret_cast<Shared<kHead>*>(dynamic_shared());
   constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kHead / 8, kCopies = kTile * kPieces / 32;
   constexpr int kHalves = kRows / 8, kNumStages = kStages<kHead>;
@@ -298,6 +299,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
   }
   // Else what depends on this kernel could begin before the one in front has ended.
   if (!waited) wait_for_previous_kernels();
+#endif
 }
 
 template <class Element, int kHead>

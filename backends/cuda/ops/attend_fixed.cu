@@ -20,6 +20,7 @@ template <int kHead> constexpr uint32_t kStageBytes = 2 * kKeys<kHead>* kPitch<k
 // kWarps 8: 128 rows. kParts: the item is one chunk of KV and leaves a partial result.
 template <class Element, int kHead, int kWarps, bool kParts>
 __device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv_head, const AttendArgs& a) {
+#if QUIRE_SM >= 800 // before, attend_any does it all
   constexpr uint32_t kThreads = kWarps * 32, kTile = kKeys<kHead>;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads;
@@ -196,6 +197,7 @@ __device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv
             pack_half2(sums[d][2 * h] * scale, sums[d][2 * h + 1] * scale);
     }
   }
+#endif
 }
 
 template <class Element, int kHead>

@@ -20,9 +20,9 @@ template <int kHead> constexpr uint32_t kRows = kWarps * 16 * kTilesOfRows<kHead
 // Positions a tile: as many as the registers allow.
 template <int kHead, bool kSoftcap> constexpr int kKeys = kHead > 128 || (kSoftcap && kHead >= 96) ? 32 : 64;
 template <int kHead, bool kSoftcap> constexpr uint32_t kPlaneBytes = kKeys<kHead, kSoftcap>* kPitch<kHead>;
-constexpr uint32_t kMostBlocks = 8; // that a tile touches
-constexpr float kLoose = 8;         // log2 of what a row's values may exceed 1 by
-constexpr float kNothing = -1e30f;  // largest of no scores: finite, so that differences are no NaNs
+constexpr uint32_t kMostBlocks = 8;                 // that a tile touches
+[[maybe_unused]] constexpr float kLoose = 8;        // log2 of what a row's values may exceed 1 by
+[[maybe_unused]] constexpr float kNothing = -1e30f; // largest of no scores: finite, so that differences are no NaNs
 
 template <int kHead, bool kSoftcap> struct Shared {
   alignas(128) unsigned char q[kRows<kHead> * kPitch<kHead>];
@@ -32,6 +32,7 @@ template <int kHead, bool kSoftcap> struct Shared {
 
 template <class Element, int kHead, bool kSoftcap>
 __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const PrefillItem* items, AttendArgs a) {
+#if QUIRE_SM >= 800 // before, attend_any does it all
   constexpr int kM = kTilesOfRows<kHead>;
   constexpr uint32_t kTile = kKeys<kHead, kSoftcap>, kPieces = kHead / 8;
   auto& shared = *reinterpret_cast<Shared<kHead, kSoftcap>*>(dynamic_shared());
@@ -235,6 +236,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
       for (int d = 0; d < kHead / 8; ++d)
         *reinterpret_cast<uint32_t*>(to + 8 * d) = pack_half2(sums[m][d][2 * h] * scale, sums[m][d][2 * h + 1] * scale);
     }
+#endif
 }
 
 template <class Element, int kHead>
