@@ -8,19 +8,20 @@ targets=("$@")
 nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+compile() { # nvcc, folder, target, source
+  "$1" -std=c++20 -O3 --expt-relaxed-constexpr -Ibackends/cuda/ops -Iengine/include -Xptxas -v "-gencode=arch=compute_$3,code=sm_$3" \
+    -c "$4" -o "$2/$3-$(basename "$4" .cu).o" 2> "$2/$3-$(basename "$4" .cu)" || { cat "$2/$3-$(basename "$4" .cu)" >&2; exit 1; }
+}
+export -f compile
 for target in "${targets[@]}"; do
-  for source in backends/cuda/ops/*.cu; do
-    echo "sm_$target $source" >&2
-    "$nvcc" -std=c++20 -O3 --expt-relaxed-constexpr -Ibackends/cuda/ops -Iengine/include -Xptxas -v \
-      "-gencode=arch=compute_$target,code=sm_$target" -c "$source" -o "$work/object" 2> "$work/$target-$(basename "$source" .cu)"
-  done
-done
+  for source in backends/cuda/ops/*.cu; do printf '%s\0%s\0' "$target" "$source"; done
+done | xargs -0 -n 2 -P "$(nproc)" bash -c 'compile "$0" "$1" "$2" "$3"' "$nvcc" "$work"
 python3 - "$work" docs/cuda-resources.md "${targets[@]}" <<'PYTHON'
 import pathlib, re, subprocess, sys
 work, out, targets = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 rows, spilling = {}, []
 for target in targets:
-    for report in sorted(work.glob(f"{target}-*")):
+    for report in sorted(r for r in work.glob(f"{target}-*") if r.suffix != ".o"):
         source = report.name[len(target) + 1:]
         name = spills = None
         for line in report.read_text().splitlines():
