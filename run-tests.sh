@@ -64,7 +64,8 @@ if [ -n "$full" ] && [ -n "${QUIRE_MODEL:-}" ]; then
 fi
 if [ -n "$soak" ] && [ -n "${QUIRE_MODEL:-}" ]; then
   stage "soak, $soak minutes"
-  program soak env QUIRE_PLUGIN_PATH="$PWD/build-tests/plugins:$PWD/build-tests/backends/vulkan" build-tests/tests/server/quire-soak build-tests/cli/quire "$QUIRE_MODEL" reference "$soak"
+  program soak env QUIRE_PLUGIN_PATH="$PWD/build-tests/plugins:$PWD/build-tests/backends/vulkan" build-tests/tests/server/quire-soak build-tests/cli/quire "$QUIRE_MODEL" reference "$soak" \
+    -- --kv-memory 14MiB --max-context 512 --max-seqs 16 # so little that they preempt each other
 fi
 
 # CUDA's own runtime and the kernels that glslang makes are not ours to instrument; everything else is.
