@@ -35,6 +35,8 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
 #if QUIRE_SM >= 800 // before, attend_any does it all
   constexpr int kM = kTilesOfRows<kHead>;
   constexpr uint32_t kTile = kKeys<kHead, kSoftcap>, kPieces = kHead / 8;
+  // Of the steps of q k, side by side: all of them would spill.
+  constexpr int kUnrolled = QUIRE_SM >= 1000 && kSoftcap && kHead == 128 ? 2 : kHead / 16;
   auto& shared = *reinterpret_cast<Shared<kHead, kSoftcap>*>(dynamic_shared());
   let_next_kernel_begin();
   wait_for_previous_kernels();
@@ -129,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
       const unsigned char* const keys = shared.kv[tile % 2][0];
       const unsigned char* const values = shared.kv[tile % 2][1];
       float scores[kM][kTile / 8][4] = {};
-#pragma unroll
+#pragma unroll kUnrolled
       for (int k = 0; k < kHead / 16; ++k) {
         uint32_t q[kM][4];
 #pragma unroll

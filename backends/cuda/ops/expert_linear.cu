@@ -16,6 +16,8 @@ namespace {
 
 constexpr uint32_t kSlots = 8; // a tile
 constexpr uint32_t kPlanThreads = 512, kMaxWarps = 16;
+// Blocks a multiprocessor that the compiler makes room for; 0: as it thinks best, which spills elsewhere.
+constexpr uint32_t kLeastBlocks = QUIRE_SM == 900 ? 0 : 2;
 constexpr uint64_t kMixBytes = 64ull << 20; // of slots' results at a time
 
 struct SlotTile {
@@ -103,7 +105,8 @@ __device__ __forceinline__ void put_slot(const ExpertLinearArgs& a, const Places
 }
 
 template <uint32_t kFormat>
-__global__ void __launch_bounds__(kMaxWarps * 32) expert_linear_kernel(ExpertLinearArgs a, Places places) {
+__global__ void __launch_bounds__(kMaxWarps * 32, kLeastBlocks)
+    expert_linear_kernel(ExpertLinearArgs a, Places places) {
   using U = UnitOf<kFormat>;
   let_next_kernel_begin();
   wait_for_previous_kernels();
