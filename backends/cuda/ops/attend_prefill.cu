@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
   constexpr int kM = kTilesOfRows<kHead>;
   constexpr uint32_t kTile = kKeys<kHead, kSoftcap>, kPieces = kHead / 8;
   // Of the steps of q k, side by side: all of them would spill.
-  constexpr int kUnrolled = QUIRE_SM >= 1000 && kSoftcap && kHead == 128 ? 2 : kHead / 16;
+  [[maybe_unused]] constexpr int kUnrolled = QUIRE_SM >= 1000 && kSoftcap && kHead == 128 ? 2 : kHead / 16;
   auto& shared = *reinterpret_cast<Shared<kHead, kSoftcap>*>(dynamic_shared());
   let_next_kernel_begin();
   wait_for_previous_kernels();
