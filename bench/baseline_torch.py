@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""PyTorch's attention and Hugging Face's generate at the shapes of docs/cuda.md, to stand beside Quire's figures of the same machine.
+"""PyTorch's attention, Hugging Face's generate and the link's rate, to stand beside Quire's figures of the same machine.
 
-Needs torch and transformers, and a CUDA device.  bench/baseline_torch.py attention | generate CONFIG_FOLDER [batch prompt output]…
+Needs torch and transformers, and a CUDA device.  bench/baseline_torch.py attention | link | generate CONFIG_FOLDER [batch prompt output]…
 """
 import sys
 import time
@@ -60,6 +60,14 @@ def attention():
         print(f"prefill {tokens} causal  {backend.name:20} {seconds * 1e6:8.1f} us  {operations / seconds / 1e12:6.0f} TFLOP/s")
 
 
+def link():
+    """The host link's rate: 1 GiB from pinned memory to the device."""
+    host = torch.ones(1 << 28, dtype=torch.float32).pin_memory()
+    device = torch.empty_like(host, device="cuda")
+    seconds = median_time(lambda i: device.copy_(host, non_blocking=True), 1)
+    print(f"pinned host memory to device: {host.numel() * 4 / seconds / 1e9:.1f} GB/s")
+
+
 def generate(folder, runs):
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -86,6 +94,8 @@ def generate(folder, runs):
 
 if sys.argv[1:2] == ["attention"]:
     attention()
+elif sys.argv[1:2] == ["link"]:
+    link()
 elif sys.argv[1:2] == ["generate"]:
     numbers = [int(word) for word in sys.argv[3:]] or [1, 128, 64]
     generate(sys.argv[2], [numbers[i : i + 3] for i in range(0, len(numbers), 3)])

@@ -33,6 +33,8 @@ boost::json::object described(const Engine& engine, boost::json::object result) 
   result["model"] = engine.model().name;
   result["backend"] = engine.device().backend;
   result["device"] = engine.device().device;
+  result["ready_s"] = engine.model().load_seconds;
+  result["weights_bytes_per_s"] = engine.model().weights_bytes_per_second;
   return result;
 }
 

@@ -108,6 +108,24 @@ std::shared_ptr<const ChatTemplate> load_chat_template(const ModelFiles& files) 
   }
 }
 
+// How fast a backend brings the weights to the device, by what it reports of its progress.
+class LoadRate {
+ public:
+  void operator()(uint64_t done, uint64_t) {
+    const auto now = Clock::now();
+    if (reports_++ == 0) first_ = now, first_bytes_ = done;
+    last_ = now, last_bytes_ = done;
+  }
+  double bytes_per_second() const {
+    const double seconds = std::chrono::duration<double>(last_ - first_).count();
+    return seconds > 0 ? static_cast<double>(last_bytes_ - first_bytes_) / seconds : 0;
+  }
+
+ private:
+  uint64_t reports_ = 0, first_bytes_ = 0, last_bytes_ = 0;
+  Clock::time_point first_, last_;
+};
+
 } // namespace
 
 struct Engine::Impl {
@@ -183,7 +201,11 @@ std::unique_ptr<Device> Engine::Impl::open_device(const EngineOptions& options, 
     setup.num_threads = options.num_threads;
     setup.cache_dir = cache_folder(options.cache_dir);
     setup.program = program.view();
-    setup.progress = options.progress;
+    const auto loading = std::make_shared<LoadRate>();
+    setup.progress = [loading, shown = options.progress](uint64_t done, uint64_t total) {
+      (*loading)(done, total);
+      if (shown) shown(done, total);
+    };
     limits = {};
     limits.struct_size = sizeof limits;
     limits.max_sequences = limits.max_rows = options.max_sequences;
@@ -198,6 +220,7 @@ std::unique_ptr<Device> Engine::Impl::open_device(const EngineOptions& options, 
     try {
       auto device = std::make_unique<Device>(std::move(setup));
       device_choice = c.choice;
+      info.weights_bytes_per_second = loading->bytes_per_second();
       return device;
     } catch (const Error& error) {
       if (i + 1 == candidates.size()) throw;
@@ -259,6 +282,8 @@ CoreOptions Engine::Impl::plan(const EngineOptions& options, Device& device, boo
   info.max_context = plan.max_context;
   info.block_size = options.block_size;
   info.num_blocks = plan.blocks.front();
+  if (info.weights_bytes_per_second > 0)
+    spdlog::info("weights reached the device at {:.1f} GB/s", info.weights_bytes_per_second * 1e-9);
   spdlog::info("memory: weights {}, KV {} in {} blocks of {} tokens, scratch {}, swap {}",
                bytes_text(info.weights_bytes), bytes_text(plan.kv_bytes), info.num_blocks, info.block_size,
                bytes_text(info.scratch_bytes), bytes_text(plan.swap_bytes));

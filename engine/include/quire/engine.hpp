@@ -169,6 +169,7 @@ struct ModelInfo {
   uint64_t parameters = 0, weights_bytes = 0, kv_bytes = 0, scratch_bytes = 0;
   uint32_t vocab_size = 0, max_context = 0, block_size = 0, num_blocks = 0, num_layers = 0;
   double load_seconds = 0;
+  double weights_bytes_per_second = 0; // at which they reached the device; 0: the backend didn't report it, or they are few
   std::vector<int32_t> end_tokens; // end of generation
 };
 
