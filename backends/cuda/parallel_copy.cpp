@@ -3,15 +3,44 @@
 #include <algorithm>
 #include <cstring>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 namespace quire::cuda {
 namespace {
-constexpr uint32_t kMostHelpers = 11;
-constexpr uint64_t kWorthIt = 1 << 20; // bytes below which one thread is enough
+
+constexpr uint32_t kMostHelpers = 15;
+constexpr uint64_t kPieceBytes = 1 << 20;
+
+void copy_past_caches(std::byte* to, const std::byte* from, uint64_t bytes) {
+#ifdef __SSE2__
+  const uint64_t head = std::min(bytes, uint64_t{64} - reinterpret_cast<uintptr_t>(to) % 64);
+  std::memcpy(to, from, head);
+  to += head, from += head, bytes -= head;
+  for (; bytes >= 64; to += 64, from += 64, bytes -= 64) {
+    const auto* source = reinterpret_cast<const __m128i*>(from);
+    auto* target = reinterpret_cast<__m128i*>(to);
+    const __m128i a = _mm_loadu_si128(source), b = _mm_loadu_si128(source + 1), c = _mm_loadu_si128(source + 2),
+                  d = _mm_loadu_si128(source + 3);
+    _mm_stream_si128(target, a), _mm_stream_si128(target + 1, b);
+    _mm_stream_si128(target + 2, c), _mm_stream_si128(target + 3, d);
+  }
+  _mm_sfence(); // before anybody is told that it is there
+#endif
+  std::memcpy(to, from, bytes);
+}
+
 } // namespace
 
 ParallelCopy::ParallelCopy() {
   const uint32_t cores = std::max(1u, std::thread::hardware_concurrency());
-  for (uint32_t i = 0; i < std::min(kMostHelpers, cores - 1); ++i) helpers_.emplace_back([this, i] { helper(i); });
+  for (uint32_t i = 0; i < std::min(kMostHelpers, cores - 1); ++i)
+    helpers_.emplace_back([this] {
+      std::unique_lock lock(mutex_);
+      while (!stopping_)
+        if (!copy_piece(lock)) more_.wait(lock);
+    });
 }
 
 ParallelCopy::~ParallelCopy() {
@@ -19,45 +48,45 @@ ParallelCopy::~ParallelCopy() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  started_.notify_all();
+  more_.notify_all();
   for (std::thread& thread : helpers_) thread.join();
 }
 
-void ParallelCopy::copy_part(uint32_t part) const {
-  const uint64_t parts = helpers_.size() + 1, begin = bytes_ * part / parts, end = bytes_ * (part + 1) / parts;
-  std::memcpy(to_ + begin, from_ + begin, end - begin);
+bool ParallelCopy::copy_piece(std::unique_lock<std::mutex>& lock) {
+  while (next_ < first_ + jobs_.size() && job(next_).taken == job(next_).bytes) ++next_;
+  if (next_ == first_ + jobs_.size()) return false;
+  const uint64_t number = next_;
+  Job& from = job(number);
+  const uint64_t at = from.taken, bytes = std::min(kPieceBytes, from.bytes - at);
+  from.taken += bytes;
+  std::byte* const target = from.to + at;
+  const std::byte* const source = from.from + at;
+  lock.unlock();
+  copy_past_caches(target, source, bytes);
+  lock.lock();
+  Job& to = job(number); // jobs may have been added meanwhile
+  to.done += bytes;
+  if (to.done == to.bytes) finished_.notify_all();
+  return true;
 }
 
-void ParallelCopy::helper(uint32_t index) {
-  uint64_t seen = 0;
-  for (;;) {
-    {
-      std::unique_lock lock(mutex_);
-      started_.wait(lock, [&] { return stopping_ || round_ != seen; });
-      if (stopping_) return;
-      seen = round_;
-    }
-    copy_part(index + 1);
-    const std::lock_guard lock(mutex_);
-    if (--working_ == 0) finished_.notify_one();
-  }
+uint64_t ParallelCopy::start(std::byte* to, const std::byte* from, uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  jobs_.push_back({to, from, bytes});
+  if (bytes > kPieceBytes)
+    more_.notify_all();
+  else
+    more_.notify_one();
+  return first_ + jobs_.size() - 1;
 }
 
-void ParallelCopy::run(std::byte* to, const std::byte* from, uint64_t bytes) {
-  if (helpers_.empty() || bytes < kWorthIt) {
-    if (bytes != 0) std::memcpy(to, from, bytes);
-    return;
-  }
-  {
-    const std::lock_guard lock(mutex_);
-    to_ = to, from_ = from, bytes_ = bytes;
-    working_ = static_cast<uint32_t>(helpers_.size());
-    ++round_;
-  }
-  started_.notify_all();
-  copy_part(0);
+void ParallelCopy::wait(uint64_t number) {
   std::unique_lock lock(mutex_);
-  finished_.wait(lock, [&] { return working_ == 0; });
+  while (job(number).done != job(number).bytes)
+    if (job(number).taken == job(number).bytes || !copy_piece(lock)) finished_.wait(lock);
+  job(number).to = nullptr; // waited for
+  while (!jobs_.empty() && jobs_.front().to == nullptr) jobs_.pop_front(), ++first_;
+  next_ = std::max(next_, first_);
 }
 
 } // namespace quire::cuda

@@ -1,11 +1,14 @@
-// memcpy by several threads: one is slower than the link to the device.
+// Copies by several threads: one is slower than the link to the device.
 //
-// Threads: run() by one thread at a time; the helpers end with the object.
+// A job is cut into pieces that the helpers take in order, from the oldest job on, so that none waits for the slowest
+// between two jobs. What is copied goes past the caches: the device reads it, not the host. Threads: start and wait by
+// one thread; the helpers end with the object.
 #pragma once
 
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -19,19 +22,27 @@ class ParallelCopy {
   ParallelCopy(const ParallelCopy&) = delete;
   ParallelCopy& operator=(const ParallelCopy&) = delete;
 
-  void run(std::byte* to, const std::byte* from, uint64_t bytes);
+  // The job's number. Both ranges must stay until it was waited for.
+  uint64_t start(std::byte* to, const std::byte* from, uint64_t bytes);
+  // Helps until the job is done; jobs may be waited for in any order, each once.
+  void wait(uint64_t job);
 
  private:
-  void helper(uint32_t index);
-  void copy_part(uint32_t part) const;
+  struct Job {
+    std::byte* to;
+    const std::byte* from;
+    uint64_t bytes;
+    uint64_t taken = 0, done = 0; // bytes
+  };
+  // Copies a piece of the oldest job that has one left; false: there is none. The lock is held before and after.
+  bool copy_piece(std::unique_lock<std::mutex>& lock);
+  Job& job(uint64_t number) { return jobs_[static_cast<size_t>(number - first_)]; }
 
   std::mutex mutex_;
-  std::condition_variable started_, finished_;
-  std::byte* to_ = nullptr;
-  const std::byte* from_ = nullptr;
-  uint64_t bytes_ = 0;
-  uint64_t round_ = 0;
-  uint32_t working_ = 0;
+  std::condition_variable more_, finished_;
+  std::deque<Job> jobs_; // [first_, first_ + size): those not waited for, and some that were
+  uint64_t first_ = 0;
+  uint64_t next_ = 0; // the oldest that may have pieces left
   bool stopping_ = false;
   std::vector<std::thread> helpers_;
 };

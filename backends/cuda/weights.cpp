@@ -8,13 +8,14 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <deque>
 
 namespace quire::cuda {
 namespace {
 
 constexpr uint64_t kAlignment = 256;
 constexpr uint64_t kChunkBytes = 32ull << 20;
-constexpr uint32_t kChunks = 4;
+constexpr uint32_t kChunks = 4, kFilling = 2; // of them, being filled
 
 uint64_t align_up(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -107,7 +108,7 @@ class Planner {
   WeightPlan plan_;
 };
 
-// Copies rows in chunks that fit the staging, several threads filling one while the ones before are on their way.
+// Copies rows in chunks that fit the staging: several threads fill two of them while two are on their way.
 class Streamer {
  public:
   Streamer(cudaStream_t stream, uint64_t total_bytes, const Progress& progress)
@@ -128,15 +129,11 @@ class Streamer {
     const bool as_it_is = from.format == to.format && to.stride == to.cols;
     const uint64_t chunk_rows = chunk_bytes_ / row_bytes;
     for (uint64_t row = 0; row < rows; row += chunk_rows) {
-      const uint64_t count = std::min(chunk_rows, rows - row);
-      Slot& slot = fill(source + row * row_bytes, count * row_bytes);
-      std::byte* target = as_it_is ? const_cast<std::byte*>(to.data) + row * row_bytes : slot.device.data();
-      check(cudaMemcpyAsync(target, slot.pinned.data(), count * row_bytes, cudaMemcpyHostToDevice, queue_.stream),
-            "copying weights to the device");
-      if (!as_it_is) repack(queue_, from.format, slot.device.data(), row, count, to, flag_.as<uint32_t>());
-      slot.free.record(queue_.stream);
-      done_bytes_ += count * row_bytes;
-      if (progress_) progress_(done_bytes_, total_bytes_);
+      const uint64_t count = std::min(chunk_rows, rows - row), bytes = count * row_bytes;
+      Slot& slot = next_slot();
+      const uint64_t job = copy_.start(slot.pinned.data(), source + row * row_bytes, bytes);
+      filling_.push_back({&slot, &to, from.format, as_it_is, job, row, count, bytes});
+      if (filling_.size() > kFilling) send();
     }
   }
 
@@ -158,6 +155,7 @@ class Streamer {
 
   // Waits for the device; whether an element was beyond fp16's range.
   bool finish() {
+    while (!filling_.empty()) send();
     uint32_t flag = 0;
     check(cudaMemcpyAsync(slots_[0].pinned.data(), flag_.data(), 4, cudaMemcpyDeviceToHost, queue_.stream),
           "reading a flag");
@@ -173,15 +171,34 @@ class Streamer {
     Event free;
   };
 
+  // Rows on their way into a slot.
+  struct Filling {
+    Slot* slot;
+    const Weight* to;
+    uint32_t format; // in the file
+    bool as_it_is;
+    uint64_t job, row, count, bytes;
+  };
+
+  // One that neither the host nor the device uses: what is being filled is newer.
   Slot& next_slot() {
     Slot& slot = slots_[next_++ % kChunks];
     slot.free.wait();
     return slot;
   }
-  Slot& fill(const std::byte* from, uint64_t bytes) {
-    Slot& slot = next_slot();
-    copy_.run(slot.pinned.data(), from, bytes);
-    return slot;
+  // The oldest of what is being filled, to the device.
+  void send() {
+    const Filling f = filling_.front();
+    filling_.pop_front();
+    copy_.wait(f.job);
+    std::byte* target =
+        f.as_it_is ? const_cast<std::byte*>(f.to->data) + f.row * (f.bytes / f.count) : f.slot->device.data();
+    check(cudaMemcpyAsync(target, f.slot->pinned.data(), f.bytes, cudaMemcpyHostToDevice, queue_.stream),
+          "copying weights to the device");
+    if (!f.as_it_is) repack(queue_, f.format, f.slot->device.data(), f.row, f.count, *f.to, flag_.as<uint32_t>());
+    f.slot->free.record(queue_.stream);
+    done_bytes_ += f.bytes;
+    if (progress_) progress_(done_bytes_, total_bytes_);
   }
 
   Queue queue_;
@@ -190,6 +207,7 @@ class Streamer {
   DeviceBuffer flag_;
   Slot slots_[kChunks];
   uint32_t next_ = 0;
+  std::deque<Filling> filling_; // oldest first
   ParallelCopy copy_;
 };
 
