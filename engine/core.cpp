@@ -20,6 +20,9 @@ constexpr bool debug_build = false;
 constexpr bool debug_build = true;
 #endif
 
+// The backend may use idle time once no request has come for so long, a slice at a time: what a request may wait for.
+constexpr std::chrono::milliseconds quiet_time{20}, idle_slice{3};
+
 } // namespace
 
 EngineCore::EngineCore(CoreOptions options, std::unique_ptr<Device> device)
@@ -29,6 +32,7 @@ EngineCore::EngineCore(CoreOptions options, std::unique_ptr<Device> device)
   options_.check_every_step |= debug_build;
   scheduler_.costs().measured_swap_rate(device_->swap_rate());
   choosers_ = std::make_unique<ChooserPool>(options_.num_sampler_threads, [this] { inbox_.post({}); });
+  counters_.tuning_left = device_->setup().backend->idle != nullptr;
   publish_stats();
   thread_ = std::thread([this] { run(); });
 }
@@ -207,6 +211,7 @@ void EngineCore::read_messages() {
       ++counters_.requests;
       request.group.arrival = ++arrivals_;
       if (request.request.deadline_seconds > 0) deadlines_.push({request.deadline, request.id});
+      idle_since_ = {};
       requests_.emplace(request.id, std::move(message.request));
       scheduler_.add(request.group);
     } else if (const auto found = requests_.find(message.cancel); found != requests_.end()) {
@@ -242,7 +247,27 @@ void EngineCore::sleep() {
     const auto next = last_revival_ + std::chrono::seconds(1);
     until = until ? std::min(*until, next) : next;
   }
+  if (counters_.tuning_left && requests_.empty() && device_->alive()) {
+    const auto now = EngineClock::now();
+    if (idle_since_ == EngineClock::time_point{}) idle_since_ = now;
+    if (now >= idle_since_ + quiet_time) return use_idle_time();
+    until = until ? std::min(*until, idle_since_ + quiet_time) : idle_since_ + quiet_time;
+  }
   inbox_.wait(until);
+}
+
+// No request is there, so that what the backend changes, such as the order of sums, is the same for all of a request.
+void EngineCore::use_idle_time() {
+  const auto start = EngineClock::now();
+  quire_status status{};
+  counters_.tuning_left = device_->idle(idle_slice, status);
+  counters_.tuning_seconds += seconds_between(start, EngineClock::now());
+  if (status.code == QUIRE_OK) return;
+  if (status.code == QUIRE_DEVICE_LOST)
+    device_lost(status.message);
+  else
+    spdlog::warn("while idle: {}", status.message);
+  counters_.tuning_left = false; // or it might fail so again and again
 }
 
 // What the device needed for a step tells how fast it computes prompts: steps queue up, so a step begins when the one

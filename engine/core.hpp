@@ -89,6 +89,7 @@ class EngineCore {
   void read_messages();
   void expire_deadlines();
   void sleep();
+  void use_idle_time();
   void measure(const FlyingStep& flying, EngineClock::time_point done);
   void account(const FlyingStep& flying);
   static void fetch_ahead(const Step& step, size_t row);
@@ -145,7 +146,8 @@ class EngineCore {
   double mean_step_seconds_ = 0;
   uint64_t arrivals_ = 0, checked_at_step_ = 0;
   bool stopping_ = false;
-  Stats counters_; // totals; published by publish_stats
+  EngineClock::time_point idle_since_{}; // without any request; none while there are some
+  Stats counters_;                       // totals; published by publish_stats
 
   mutable std::mutex stats_mutex_;
   Stats stats_;

@@ -92,6 +92,7 @@ bool EngineCore::revive_device() {
   last_revival_ = EngineClock::now();
   if (alive) {
     spdlog::info("the device is ready again");
+    counters_.tuning_left = device_->setup().backend->idle != nullptr;
     return true;
   }
   spdlog::error("the device can't be restarted: {}", status.message);

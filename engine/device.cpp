@@ -138,6 +138,11 @@ void Device::wait(Step& step, bool sampled, quire_status& status) {
   setup_.backend->wait(instance_, step.device_ticket, rows.data(), static_cast<uint32_t>(rows.size()), &status);
 }
 
+bool Device::idle(std::chrono::microseconds time, quire_status& status) {
+  const quire_backend& b = *setup_.backend;
+  return b.idle != nullptr && b.idle(instance_, static_cast<uint32_t>(time.count()), &status) != 0;
+}
+
 void Device::measure_swap_rate() {
   using Clock = std::chrono::steady_clock;
   const quire_backend& b = *setup_.backend;

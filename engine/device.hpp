@@ -8,6 +8,7 @@
 #include "kv/types.hpp"
 #include "quire/plugin.h"
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -50,6 +51,10 @@ class Device {
   void transfer(const KvTransfers& transfers, quire_status& status);
   uint64_t submit(const Step& step, quire_status& status);   // forward pass and sampling: the ticket
   void wait(Step& step, bool sampled, quire_status& status); // sampled: submit() succeeded wholly
+
+  // Lets the backend work for about so long at what makes later steps faster; no step may be in flight. Whether
+  // something is left to do.
+  bool idle(std::chrono::microseconds time, quire_status& status);
 
   // Destroys the instance and makes it anew, weights, KV memory and all. False with a status where that fails; may be
   // tried again.

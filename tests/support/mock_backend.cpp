@@ -451,6 +451,18 @@ struct MockBackend::Verbs {
     if (!i.mock->options.ids_only) i.queue.push_back(std::move(task));
   }
 
+  static uint32_t idle(void* instance, uint32_t microseconds, quire_status* status) {
+    Instance& i = of(instance);
+    const MockOptions& o = i.mock->options;
+    status->code = QUIRE_OK;
+    if (faulty(i, o.fail_idle_at, ++i.mock->counters.idles, status)) return 0;
+    if (i.last_ticket != i.last_waited) i.note("idle was called with a ticket unwaited");
+    if (microseconds == 0) i.note("idle was given no time");
+    if (i.mock->counters.idles > o.idle_slices) return 0;
+    std::this_thread::sleep_for(o.idle_time);
+    return i.mock->counters.idles < o.idle_slices ? 1 : 0;
+  }
+
   static void copy_blocks(void* instance, const quire_block_copy* copies, uint32_t count, quire_status* status) {
     Instance& i = of(instance);
     status->code = QUIRE_OK;
@@ -507,6 +519,7 @@ MockBackend::MockBackend(MockOptions o) : options(std::move(o)) {
   table_.copy_blocks = Verbs::copy_blocks;
   table_.swap_out = Verbs::swap_out;
   table_.swap_in = Verbs::swap_in;
+  if (options.idle_slices != 0) table_.idle = Verbs::idle;
 }
 
 MockBackend::~MockBackend() = default;

@@ -37,8 +37,12 @@ struct MockOptions {
   // Time that a step takes, by sleeping in wait: base + a token + a token of context read by a sequence.
   std::chrono::nanoseconds step_time{0}, token_time{0}, context_token_time{0};
   std::chrono::nanoseconds swap_block_time{0};
+  // Calls of idle before nothing is left to do, and how long each takes.
+  uint64_t idle_slices = 0;
+  std::chrono::nanoseconds idle_time{0};
   // Faults: (ticket, code), 1-based over the life of the mock; 0 = none.
   uint64_t fail_submit_at = 0, fail_sample_at = 0, fail_wait_at = 0, fail_copy_at = 0, fail_swap_at = 0;
+  uint64_t fail_idle_at = 0; // the call of idle
   int32_t fail_code = QUIRE_DEVICE_LOST;
   uint32_t fail_creates = 0; // the first so many re-creations (not the first creation) fail
   int32_t poison_token = -1; // a row whose own token is this one has NaN logits
@@ -64,7 +68,7 @@ class MockBackend {
                                     std::span<const int32_t> ends = {}) const;
 
   struct Counters {
-    uint64_t creates = 0, destroys = 0, submits = 0, samples = 0, waits = 0;
+    uint64_t creates = 0, destroys = 0, submits = 0, samples = 0, waits = 0, idles = 0;
     uint64_t tokens = 0, sequences = 0, rows = 0, device_fed_tokens = 0;
     uint64_t copy_calls = 0, copies = 0, swapped_out = 0, swapped_in = 0;
     uint32_t most_unwaited = 0;

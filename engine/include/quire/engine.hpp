@@ -157,6 +157,9 @@ struct Stats {
   // The device had nothing queued, though there was work: at most so long. From when the host saw the last step done to when the next
   // was submitted.
   double device_idle_seconds = 0;
+  // Of the backend's own work while no request is there, such as timing kernels, in slices of a few milliseconds.
+  double tuning_seconds = 0;
+  bool tuning_left = false; // it isn't done
 };
 
 struct DeviceChoice {

@@ -475,6 +475,10 @@ typedef struct quire_backend {
   /* This device's own ceilings, measured now: bytes/s of read-only streaming, flop/s of a large matrix product in its fastest format. May
    * be NULL. */
   void (*ceilings)(void* instance, double* bytes_per_second, double* flops_per_second, quire_status*);
+  /* For while there is nothing to do: works for about so many microseconds at what makes later steps faster, such as timing kernels, and
+   * returns 1 while something is left to do. No ticket may be unwaited; outputs are lost; sums of later steps may be added in another order
+   * (never with `invariant`). May be NULL. */
+  uint32_t (*idle)(void* instance, uint32_t microseconds, quire_status*);
 } quire_backend;
 
 /* ---- Model --------------------------------------------------------------------------------------------------------- */

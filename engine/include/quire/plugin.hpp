@@ -90,6 +90,7 @@ class Instance {
   virtual void ceilings(double& /*bytes_per_second*/, double& /*flops_per_second*/) {
     throw Failure(QUIRE_UNSUPPORTED, "this backend can't measure its device's ceilings");
   }
+  virtual bool idle(uint32_t /*microseconds*/) { return false; }
 };
 
 class Backend {
@@ -231,11 +232,14 @@ template <class Class> struct BackendGlue {
                        quire_status* status) noexcept {
     guarded(status, [&] { at(instance).ceilings(*bytes_per_second, *flops_per_second); });
   }
+  static uint32_t idle(void* instance, uint32_t microseconds, quire_status* status) noexcept {
+    return guarded(status, [&]() -> uint32_t { return at(instance).idle(microseconds) ? 1 : 0; });
+  }
 
   static constexpr quire_backend table() {
     return {sizeof(quire_backend), nullptr,    &device_count, &device_info, &create, &destroy,     &memory,   &compile,
             &kv_block_bytes,       &kv_create, &submit,       &sample,      &wait,   &copy_blocks, &swap_out, &swap_in,
-            &read_output,          &profile,   &ceilings};
+            &read_output,          &profile,   &ceilings, &idle};
   }
 };
 
