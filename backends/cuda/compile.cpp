@@ -164,7 +164,7 @@ std::unique_ptr<CompiledProgram> compile_program(const quire_program& program, c
   find_classes(context.device, c);
 
   WorkspaceNeeds needs;
-  needs.split_bytes = kSplitBytes;
+  needs.split_bytes = c.split_bytes = kSplitBytes;
   make_launches(program, fusion, context, c, needs);
   make_chains(program, fusion, context, c);
   c.workspace = DeviceBuffer(needs.total(), "workspace");

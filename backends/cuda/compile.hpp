@@ -8,6 +8,7 @@
 #include "device.hpp"
 #include "fuse.hpp"
 #include "kv_cache.hpp"
+#include "linear_launch.hpp"
 #include "matrix_library.hpp"
 #include "memory.hpp"
 #include "ops/attend.hpp"
@@ -71,11 +72,13 @@ struct CompiledProgram {
   std::vector<Type> types; // [num_values]
   DeviceBuffer activations;
   DeviceBuffer workspace;                // split sums, partial attention, experts, conversions: never needed at once
+  uint64_t split_bytes = 0;              // of the workspace, for split sums
   uint64_t convert_offset = 0;           // of converted inputs in the workspace, behind what the launches share
   DeviceBuffer counters;                 // of attend_decode, zero between launches
   std::vector<KvGroupLayout> kv_layouts; // [groups]
   std::unique_ptr<KvCache> kv;           // once kv_create was called
   std::vector<Launch> launches;
+  std::vector<TunableLinear> tunable;    // linears of fp16 weights, which their launches own
   std::vector<Chain> chains;             // rising
   DeviceBuffer chain_values;             // what one phase of a chain makes for the next
   DeviceBuffer chain_counters;           // [multiprocessors] launches of chains
@@ -90,6 +93,7 @@ struct CompiledProgram {
 struct CompileContext {
   const DeviceTraits& device;
   MatrixLibrary& library;
+  const LinearChoices& choices; // read when a linear runs
   cudaStream_t stream;
   bool fixed_order;
   Progress progress;

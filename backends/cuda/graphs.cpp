@@ -39,23 +39,31 @@ StepArrays arrays_at(const std::byte* buffer, const StepLayout& layout, const in
   return arrays;
 }
 
+void DecodeGraphs::capture(Entry& entry, uint32_t bucket, const CompiledProgram& program, const std::byte* step_buffer,
+                           const int32_t* sampled, cudaStream_t stream, bool overlap) {
+  entry.shape = bucket_shape(bucket, program.step);
+  entry.layout = lay_out_step(entry.shape, program.step.groups, program.step.classes);
+  StepRun run;
+  run.queue = {stream, overlap};
+  run.tokens = run.sequences = run.rows = bucket;
+  run.buffer = step_buffer;
+  run.captured = true;
+  run.layout = &entry.layout;
+  run.arrays = arrays_at(step_buffer, entry.layout, sampled);
+  entry.graph = Graph::capture(stream, [&] { run_program(program, run); });
+}
+
 void DecodeGraphs::capture_all(const CompiledProgram& program, const std::byte* step_buffer, const int32_t* sampled,
                                cudaStream_t stream, bool overlap) {
   entries_.clear();
-  for (const uint32_t bucket : buckets_up_to(program.limits.max_sequences)) {
-    Entry entry;
-    entry.shape = bucket_shape(bucket, program.step);
-    entry.layout = lay_out_step(entry.shape, program.step.groups, program.step.classes);
-    StepRun run;
-    run.queue = {stream, overlap};
-    run.tokens = run.sequences = run.rows = bucket;
-    run.buffer = step_buffer;
-    run.captured = true;
-    run.layout = &entry.layout;
-    run.arrays = arrays_at(step_buffer, entry.layout, sampled);
-    entry.graph = Graph::capture(stream, [&] { run_program(program, run); });
-    entries_.emplace(bucket, std::move(entry));
-  }
+  for (const uint32_t bucket : buckets_up_to(program.limits.max_sequences))
+    capture(entries_[bucket], bucket, program, step_buffer, sampled, stream, overlap);
+}
+
+void DecodeGraphs::capture_again(uint32_t bucket, const CompiledProgram& program, const std::byte* step_buffer,
+                                 const int32_t* sampled, cudaStream_t stream, bool overlap) {
+  const auto found = entries_.find(bucket);
+  if (found != entries_.end()) capture(found->second, bucket, program, step_buffer, sampled, stream, overlap);
 }
 
 const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, uint32_t rows) const {

@@ -52,11 +52,16 @@ class DecodeGraphs {
   // Captures every bucket up to the limits. overlap: with programmatic dependent launches.
   void capture_all(const CompiledProgram& program, const std::byte* step_buffer, const int32_t* sampled,
                    cudaStream_t stream, bool overlap);
+  // Captures the bucket of so many sequences anew, if there is one.
+  void capture_again(uint32_t bucket, const CompiledProgram& program, const std::byte* step_buffer,
+                     const int32_t* sampled, cudaStream_t stream, bool overlap);
   // The graph that runs a decode step of so many sequences and rows; null where there is none.
   const Entry* find(uint32_t sequences, uint32_t rows) const;
   bool empty() const { return entries_.empty(); }
 
  private:
+  static void capture(Entry& entry, uint32_t bucket, const CompiledProgram& program, const std::byte* step_buffer,
+                      const int32_t* sampled, cudaStream_t stream, bool overlap);
   std::map<uint32_t, Entry> entries_; // by bucket
 };
 

@@ -9,13 +9,15 @@ namespace quire::cuda {
 Failure CudaInstance::device_lost() const { return Failure(QUIRE_DEVICE_LOST, *lost_); }
 
 CudaInstance::CudaInstance(const quire_create_options& options)
-    : options_(options), device_(open_device(options.device)) {
+    : options_(options), cache_dir_(options.cache_dir != nullptr ? options.cache_dir : ""),
+      device_(open_device(options.device)) {
   library_.emplace();
   if (library_->available())
     log(QUIRE_LOG_DEBUG, "CUDA: fp16 products by " + library_->description());
   else
     log(QUIRE_LOG_INFO,
         "CUDA: " + library_->description() + "; our own matrix kernel runs, which is slower for prompts");
+  load_choices();
 }
 
 CudaInstance::~CudaInstance() { ignore(cudaDeviceSynchronize()); }
@@ -57,8 +59,8 @@ uint32_t CudaInstance::compile(const quire_program& program, const quire_limits&
     if (options_.progress != nullptr)
       progress = [this](uint64_t done, uint64_t total) { options_.progress(options_.host, done, total); };
     Loaded loaded;
-    loaded.program =
-        compile_program(program, limits, {device_, *library_, stream_.get(), options_.invariant != 0, progress});
+    loaded.program = compile_program(program, limits,
+                                     {device_, *library_, choices_, stream_.get(), options_.invariant != 0, progress});
     if (loaded.program->weights.saturated)
       log(QUIRE_LOG_WARNING, "CUDA: some weights are beyond the range of fp16 and were clamped to it");
     loaded.step_bytes = most_step_bytes(loaded.program->step);
@@ -67,6 +69,7 @@ uint32_t CudaInstance::compile(const quire_program& program, const quire_limits&
       if (staging.bytes() < loaded.step_bytes) staging = PinnedBuffer(loaded.step_bytes, "steps");
     const int32_t* tokens_before = sampler_.tokens();
     sampler_.reserve(limits.max_rows, program.vocab_size);
+    tuning_.reset();
     programs_.push_back(std::move(loaded));
     if (sampler_.tokens() != tokens_before)
       for (Loaded& other : programs_) capture(other); // the graphs hold the address

@@ -7,6 +7,7 @@
 
 #include "compile.hpp"
 #include "graphs.hpp"
+#include "linear_tuning.hpp"
 #include "sampler.hpp"
 
 #include <quire/plugin.hpp>
@@ -36,6 +37,7 @@ class CudaInstance final : public Instance {
   void read_output(uint32_t program, uint32_t index, std::span<std::byte> out) override;
   uint32_t profile(const quire_step& step, uint32_t repetitions, std::span<quire_op_time> out) override;
   void ceilings(double& bytes_per_second, double& flops_per_second) override;
+  bool idle(uint32_t microseconds) override; // idle.cpp
 
  private:
   struct Loaded {
@@ -59,6 +61,9 @@ class CudaInstance final : public Instance {
     const DecodeGraphs::Entry* graph = nullptr;
   };
   void queue_step(const quire_step& step, Loaded& loaded, bool may_use_graph, Queued& queued);
+  // idle.cpp: whether kernels are chosen by timing; what an earlier run chose.
+  bool tunes() const;
+  void load_choices();
   void log(int32_t level, const std::string& message) const;
   Failure device_lost() const;
   // Runs a verb; remembers the sentence of a lost device, which every later verb repeats.
@@ -73,9 +78,11 @@ class CudaInstance final : public Instance {
   }
 
   quire_create_options options_;
+  std::string cache_dir_; // empty: nothing is kept
   DeviceTraits device_;
   Stream stream_;
   std::optional<MatrixLibrary> library_;
+  LinearChoices choices_;
   std::vector<Loaded> programs_;
   uint32_t kv_program_ = 0;
   PinnedBuffer staging_[kSlots];
@@ -85,6 +92,7 @@ class CudaInstance final : public Instance {
   Sampler sampler_;
   uint64_t last_ticket_ = 0, last_waited_ = 0;
   uint32_t last_program_ = 0, last_rows_ = 0, last_tokens_ = 0, last_sequences_ = 0;
+  std::unique_ptr<LinearTuning> tuning_; // once idle: of all programs
   std::optional<std::string> lost_;
 };
 

@@ -1,7 +1,7 @@
 #include "launches.hpp"
 
+#include "linear_launch.hpp"
 #include "ops/expert_linear.hpp"
-#include "ops/linear.hpp"
 
 #include <algorithm>
 #include <cassert>
@@ -16,8 +16,8 @@ uint64_t align_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 class Maker {
  public:
   Maker(const quire_program& program, const CompileContext& context, CompiledProgram& c, WorkspaceNeeds& needs)
-      : program_(program), device_(context.device), library_(context.library), fixed_order_(context.fixed_order), c_(c),
-        needs_(needs) {}
+      : program_(program), device_(context.device), library_(context.library), choices_(context.choices),
+        fixed_order_(context.fixed_order), c_(c), needs_(needs) {}
 
   void make(const LaunchGroup& group) {
     const quire_op& op = c_.data.ops[group.ops.back()];
@@ -200,77 +200,21 @@ class Maker {
       LinearArgs& args = calls.back();
       args.parts[args.num_parts++] = part;
     }
-    LinearArgs fused;
-    Tensor gate, up, glu_out;
-    uint32_t glu_activation = 0;
-    if (glu_op != nullptr) {
-      assert(calls.size() == 1);
-      gate = c_.tensor(glu_op->in[0]), up = c_.tensor(glu_op->in[1]), glu_out = c_.tensor(glu_op->out[0]);
-      glu_activation = glu_op->u.glu.activation;
-      fused = calls[0];
-      fused.glu = true;
-      fused.glu_activation = glu_activation;
-      fused.out = glu_out;
-      fused.out.heads = 1, fused.out.dim = glu_out.width();
-    }
-    launch.run = [this_ = &c_, &library = library_, input, calls, fused, gate, up, glu_out, glu_activation, symbol,
+    std::optional<LinearGlu> glu;
+    if (glu_op != nullptr)
+      glu = {c_.tensor(glu_op->in[0]), c_.tensor(glu_op->in[1]), c_.tensor(glu_op->out[0]), glu_op->u.glu.activation};
+    const auto made = std::make_shared<const LinearLaunch>(std::move(calls), glu);
+    if (made->shape()) c_.tunable.push_back({made.get(), symbol, bool(input.original)});
+    launch.run = [this_ = &c_, &library = library_, &choices = choices_, input, made, symbol,
                   split_bytes = needs_.split_bytes](const StepRun& run) {
       const uint32_t rows = count(run, symbol);
       if (rows == 0) return;
-      const Tensor in = ready(*this_, input, run.queue, rows);
-      const auto settle = [&](LinearArgs& args) {
-        args.in.data = in.data;
-        args.workspace = this_->workspace.as<float>();
-        args.workspace_bytes = split_bytes;
-      };
-      if (fused.glu && rows <= kFusedGluRows) {
-        LinearArgs args = fused;
-        settle(args);
-        return cuda::linear(run.queue, rows, args);
-      }
-      for (LinearArgs args : calls) {
-        settle(args);
-        if (uses_library(library, rows, args))
-          by_library(library, run.queue, rows, args);
-        else
-          cuda::linear(run.queue, rows, args);
-      }
-      if (gate) cuda::glu(run.queue, rows, glu_activation, gate, up, glu_out);
+      void* in = ready(*this_, input, run.queue, rows).data;
+      made->run(library, choices, run.queue, rows, {in, this_->workspace.as<float>(), split_bytes});
     };
-    launch.kernel = [calls, fused, &library = library_](uint32_t rows) {
-      if (fused.glu && rows <= kFusedGluRows) return std::string(name_of(choose_linear(rows, fused))) + "+glu";
-      std::string kernel = uses_library(library, rows, calls[0]) ? "cublaslt" : name_of(choose_linear(rows, calls[0]));
-      if (calls.size() > 1) kernel += " x" + std::to_string(calls.size());
-      return kernel;
+    launch.kernel = [made, &library = library_, &choices = choices_](uint32_t rows) {
+      return made->kernel(library, choices, rows);
     };
-  }
-
-  static bool uses_library(const MatrixLibrary& library, uint32_t rows, const LinearArgs& a) {
-    if (!library.available() || a.fixed_order || rows <= kSmallRows || choose_linear(rows, a) != LinearKernel::tile)
-      return false;
-    // Its algorithms are asked for with 16-byte alignment.
-    if (a.out.stride % 8 != 0) return false;
-    for (uint32_t i = 0; i < a.num_parts; ++i)
-      if (a.parts[i].first_col % 8 != 0 || a.parts[i].weight.stride % 8 != 0) return false;
-    return true;
-  }
-
-  // Parts that lie behind each other on the device are one product.
-  static void by_library(MatrixLibrary& library, const Queue& queue, uint32_t rows, const LinearArgs& a) {
-    for (uint32_t i = 0; i < a.num_parts;) {
-      const Weight& first = a.parts[i].weight;
-      uint32_t outputs = first.rows, j = i + 1;
-      while (j < a.num_parts && a.parts[j].weight.data == first.data + uint64_t{outputs} * first.stride * 2 &&
-             a.parts[j].weight.stride == first.stride)
-        outputs += a.parts[j++].weight.rows;
-      Tensor out = a.out;
-      out.data = static_cast<std::byte*>(out.data) + uint64_t{a.parts[i].first_col} * bytes_of(out.type);
-      library.multiply(queue.stream, rows, a.in, first, outputs, out);
-      i = j;
-    }
-    bool finishes = a.activation != QUIRE_ACT_NONE || a.scale != 1.f || a.softcap != 0.f;
-    for (uint32_t i = 0; i < a.num_parts; ++i) finishes = finishes || a.parts[i].bias != nullptr;
-    if (finishes) linear_finish(queue, rows, a);
   }
 
   void attend(const quire_op& op, uint32_t index, Launch& launch) {
@@ -382,6 +326,7 @@ class Maker {
   const quire_program& program_;
   const DeviceTraits& device_;
   MatrixLibrary& library_;
+  const LinearChoices& choices_;
   bool fixed_order_;
   CompiledProgram& c_;
   WorkspaceNeeds& needs_;

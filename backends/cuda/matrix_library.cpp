@@ -3,7 +3,9 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cassert>
+#include <cstring>
 
 namespace quire::cuda {
 namespace {
@@ -26,6 +28,7 @@ struct MatrixLibrary::Functions {
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
+  decltype(&cublasLtMatmulAlgoCheck) check;
   decltype(&cublasLtMatmul) matmul;
 
   // Whether all are there.
@@ -41,7 +44,8 @@ struct MatrixLibrary::Functions {
            find(preference_create, "cublasLtMatmulPreferenceCreate") &&
            find(preference_destroy, "cublasLtMatmulPreferenceDestroy") &&
            find(preference_set, "cublasLtMatmulPreferenceSetAttribute") &&
-           find(heuristic, "cublasLtMatmulAlgoGetHeuristic") && find(matmul, "cublasLtMatmul");
+           find(heuristic, "cublasLtMatmulAlgoGetHeuristic") && find(check, "cublasLtMatmulAlgoCheck") &&
+           find(matmul, "cublasLtMatmul");
   }
 };
 
@@ -49,6 +53,8 @@ struct MatrixLibrary::Plan {
   const Functions& f;
   cublasLtMatmulDesc_t desc = nullptr;
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+  bool settled = false;
+  std::optional<LibraryAlgorithm> wanted; // that `algorithm` was settled for
   cublasLtMatmulAlgo_t algorithm{};
 
   explicit Plan(const Functions& functions) : f(functions) {}
@@ -63,6 +69,7 @@ struct MatrixLibrary::Plan {
 };
 
 namespace {
+
 void check_library(cublasStatus_t status, const char* doing) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   const quire_code code = status == CUBLAS_STATUS_ALLOC_FAILED       ? QUIRE_OUT_OF_MEMORY
@@ -71,6 +78,21 @@ void check_library(cublasStatus_t status, const char* doing) {
   throw Failure(code,
                 std::string("cuBLASLt: ") + doing + " failed with status " + std::to_string(static_cast<int>(status)));
 }
+
+static_assert(sizeof(LibraryAlgorithm) == sizeof(cublasLtMatmulAlgo_t));
+
+cublasLtMatmulAlgo_t to_library(const LibraryAlgorithm& algorithm) {
+  cublasLtMatmulAlgo_t result;
+  std::memcpy(&result, algorithm.data(), sizeof result);
+  return result;
+}
+
+LibraryAlgorithm from_library(const cublasLtMatmulAlgo_t& algorithm) {
+  LibraryAlgorithm result;
+  std::memcpy(result.data(), &algorithm, sizeof result);
+  return result;
+}
+
 } // namespace
 
 MatrixLibrary::MatrixLibrary() {
@@ -91,9 +113,9 @@ MatrixLibrary::MatrixLibrary() {
     description_ = "cuBLASLt could not start (status " + std::to_string(static_cast<int>(status)) + ")";
     return;
   }
-  const size_t version = functions->version();
-  description_ = "cuBLASLt " + std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
-                 std::to_string(version % 100);
+  version_ = functions->version();
+  description_ = "cuBLASLt " + std::to_string(version_ / 10000) + "." + std::to_string(version_ / 100 % 100) + "." +
+                 std::to_string(version_ % 100);
   workspace_ = DeviceBuffer(kWorkspaceBytes, "cuBLASLt's workspace");
   handle_ = handle;
   functions_ = std::move(functions);
@@ -104,55 +126,93 @@ MatrixLibrary::~MatrixLibrary() {
   if (handle_ != nullptr) functions_->destroy(static_cast<cublasLtHandle_t>(handle_));
 }
 
-const MatrixLibrary::Plan& MatrixLibrary::plan_for(uint32_t rows, const Tensor& in, uint32_t outputs,
-                                                   uint32_t weight_stride, const Tensor& out) {
-  const auto key =
-      std::tuple(rows, outputs, in.dim, weight_stride, in.stride, out.stride, static_cast<uint32_t>(out.type));
-  auto& slot = plans_[key];
+MatrixLibrary::Plan& MatrixLibrary::plan_for(const Product& p) {
+  auto& slot = plans_[p];
   if (slot) return *slot;
   // The library's matrices are column major: out^T [N, rows] = W^T' in^T, W^T [K, N] transposed.
   auto plan = std::make_unique<Plan>(*functions_);
   const Functions& f = *functions_;
-  const cudaDataType_t out_type = out.type == Type::f16 ? CUDA_R_16F : CUDA_R_32F;
+  const cudaDataType_t out_type = p.out_type == Type::f16 ? CUDA_R_16F : CUDA_R_32F;
   check_library(f.desc_create(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
   const cublasOperation_t transposed = CUBLAS_OP_T, plain = CUBLAS_OP_N;
   check_library(f.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
                 "describing a product");
   check_library(f.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof plain), "describing a product");
-  check_library(f.layout_create(&plan->a, CUDA_R_16F, in.dim, outputs, weight_stride), "describing a matrix");
-  check_library(f.layout_create(&plan->b, CUDA_R_16F, in.dim, rows, in.stride), "describing a matrix");
-  check_library(f.layout_create(&plan->c, out_type, outputs, rows, out.stride), "describing a matrix");
-  cublasLtMatmulPreference_t preference = nullptr;
-  check_library(f.preference_create(&preference), "asking for an algorithm");
-  const size_t workspace = workspace_.bytes();
-  cublasLtMatmulHeuristicResult_t found{};
-  int count = 0;
-  cublasStatus_t status =
-      f.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
-  const uint32_t alignment = 16;
-  for (const auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
-    if (status == CUBLAS_STATUS_SUCCESS) status = f.preference_set(preference, attribute, &alignment, sizeof alignment);
-  if (status == CUBLAS_STATUS_SUCCESS)
-    status = f.heuristic(static_cast<cublasLtHandle_t>(handle_), plan->desc, plan->a, plan->b, plan->c, plan->c,
-                         preference, 1, &found, &count);
-  f.preference_destroy(preference);
-  check_library(status, "asking for an algorithm");
-  if (count == 0)
-    throw Failure(QUIRE_FAILED, "cuBLASLt: no algorithm for a product of " + std::to_string(rows) + " rows");
-  plan->algorithm = found.algo;
+  check_library(f.layout_create(&plan->a, CUDA_R_16F, p.cols, p.outputs, p.weight_stride), "describing a matrix");
+  check_library(f.layout_create(&plan->b, CUDA_R_16F, p.cols, p.rows, p.in_stride), "describing a matrix");
+  check_library(f.layout_create(&plan->c, out_type, p.outputs, p.rows, p.out_stride), "describing a matrix");
   slot = std::move(plan);
   return *slot;
 }
 
-void MatrixLibrary::multiply(cudaStream_t stream, uint32_t rows, const Tensor& in, const Weight& weight,
-                             uint32_t outputs, const Tensor& out) {
-  assert(available() && weight.format == QUIRE_F16 && in.type == Type::f16);
-  const Plan& plan = plan_for(rows, in, outputs, weight.stride, out);
+std::vector<LibraryAlgorithm> MatrixLibrary::ask(const Plan& plan, uint32_t most) const {
+  const Functions& f = *functions_;
+  cublasLtMatmulPreference_t preference = nullptr;
+  check_library(f.preference_create(&preference), "asking for an algorithm");
+  const size_t workspace = workspace_.bytes();
+  std::vector<cublasLtMatmulHeuristicResult_t> found(most);
+  int count = 0;
+  cublasStatus_t status =
+      f.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+  // The parts of a split K are added in float32, never in the output's fp16.
+  const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, alignment = 16;
+  if (status == CUBLAS_STATUS_SUCCESS)
+    status = f.preference_set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof reductions);
+  for (const auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+    if (status == CUBLAS_STATUS_SUCCESS) status = f.preference_set(preference, attribute, &alignment, sizeof alignment);
+  if (status == CUBLAS_STATUS_SUCCESS)
+    status = f.heuristic(static_cast<cublasLtHandle_t>(handle_), plan.desc, plan.a, plan.b, plan.c, plan.c, preference,
+                         static_cast<int>(most), found.data(), &count);
+  f.preference_destroy(preference);
+  check_library(status, "asking for an algorithm");
+  std::vector<LibraryAlgorithm> algorithms;
+  for (int i = 0; i < count; ++i)
+    if (found[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS)
+      algorithms.push_back(from_library(found[static_cast<size_t>(i)].algo));
+  return algorithms;
+}
+
+bool MatrixLibrary::check(const Plan& plan, const LibraryAlgorithm& algorithm) const {
+  const cublasLtMatmulAlgo_t asked = to_library(algorithm);
+  cublasLtMatmulHeuristicResult_t result{};
+  return functions_->check(static_cast<cublasLtHandle_t>(handle_), plan.desc, plan.a, plan.b, plan.c, plan.c, &asked,
+                           &result) == CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= workspace_.bytes();
+}
+
+void MatrixLibrary::settle(Plan& plan, const Product& product, const LibraryAlgorithm* wanted) {
+  if (plan.settled && (wanted != nullptr ? plan.wanted == *wanted : !plan.wanted)) return;
+  plan.wanted.reset();
+  if (wanted != nullptr) plan.wanted = *wanted;
+  if (wanted != nullptr && check(plan, *wanted)) {
+    plan.algorithm = to_library(*wanted);
+  } else {
+    const std::vector<LibraryAlgorithm> first = ask(plan, 1);
+    if (first.empty())
+      throw Failure(QUIRE_FAILED, "cuBLASLt: no algorithm for a product of " + std::to_string(product.rows) + " rows");
+    plan.algorithm = to_library(first[0]);
+  }
+  plan.settled = true;
+}
+
+std::vector<LibraryAlgorithm> MatrixLibrary::candidates(const Product& product, uint32_t most) {
+  return ask(plan_for(product), most);
+}
+
+bool MatrixLibrary::accepts(const Product& product, const LibraryAlgorithm& algorithm) {
+  return check(plan_for(product), algorithm);
+}
+
+void MatrixLibrary::multiply(cudaStream_t stream, const Product& product, const void* in, const void* weight, void* out,
+                             const LibraryAlgorithm* wanted) {
+  assert(available());
+  Plan& plan = plan_for(product);
+  settle(plan, product, wanted);
   const float one = 1, zero = 0;
-  check_library(functions_->matmul(static_cast<cublasLtHandle_t>(handle_), plan.desc, &one, weight.data, plan.a,
-                                   in.data, plan.b, &zero, out.data, plan.c, out.data, plan.c, &plan.algorithm,
-                                   workspace_.data(), workspace_.bytes(), stream),
+  check_library(functions_->matmul(static_cast<cublasLtHandle_t>(handle_), plan.desc, &one, weight, plan.a, in, plan.b,
+                                   &zero, out, plan.c, out, plan.c, &plan.algorithm, workspace_.data(),
+                                   workspace_.bytes(), stream),
                 "a product");
 }
 
