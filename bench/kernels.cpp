@@ -232,6 +232,7 @@ boost::json::object result_of(const KernelOptions& o, const Opened& opened, cons
           {"device", opened.info.name},
           {"driver", opened.info.driver},
           {"model", model},
+          {"tuned", o.tune},
           {"ceilings", {{"streaming_bytes_per_s", ceilings.stream}, {"matmul_flops_per_s", ceilings.matmul}}},
           {"steps", std::move(steps)}};
 }
@@ -349,6 +350,9 @@ boost::json::object bench_kernels(const KernelOptions& o) {
   backend.kv_create(instance, &kv, &status);
   require(status);
 
+  constexpr uint32_t kSliceUs = 100'000;
+  while (o.tune && backend.idle != nullptr && backend.idle(instance, kSliceUs, &status) != 0) require(status);
+  require(status);
   const Ceilings ceilings = measure_ceilings(opened);
   boost::json::array steps;
   if (o.prefill > 0) // first: it fills the cache that decoding reads

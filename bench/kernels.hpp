@@ -20,7 +20,7 @@ struct KernelOptions {
   uint32_t batch = 1, context = 1024; // of the decode step
   uint32_t prefill = 512;             // tokens of the prefill step; 0 = none
   uint32_t block_size = 16, repetitions = 10;
-  bool invariant = false;
+  bool invariant = false, tune = false; // tune: the backend times its kernels first
   // Of bench_attention, which takes no model.
   uint32_t heads = 32, kv_heads = 8, head_dim = 128;
 };

@@ -1,7 +1,10 @@
 #include "latency.hpp"
 
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <limits>
+#include <thread>
 
 #include "load.hpp"
 #include "quire/error.hpp"
@@ -16,6 +19,20 @@ void require_success(const std::vector<LoadResult>& results) {
 }
 
 } // namespace
+
+std::string wait_for_tuning(const Engine& engine) {
+  constexpr std::chrono::seconds most{120};
+  const auto start = std::chrono::steady_clock::now();
+  Stats stats = engine.stats();
+  while (stats.tuning_left && std::chrono::steady_clock::now() - start < most) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    stats = engine.stats();
+  }
+  char text[80];
+  std::snprintf(text, sizeof text, "%s before: %.1f s of timing kernels", stats.tuning_left ? "not ended" : "ended",
+                stats.tuning_seconds);
+  return text;
+}
 
 boost::json::object bench_latency(Engine& engine, const LatencyOptions& o) {
   const std::vector<LoadRequest> batch(o.batch, LoadRequest{0, o.prompt_tokens, o.output_tokens, {}});

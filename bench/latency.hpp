@@ -5,10 +5,15 @@
 #include <boost/json/object.hpp>
 
 #include <cstdint>
+#include <string>
 
 #include "quire/engine.hpp"
 
 namespace quire::bench {
+
+// Waits until the backend has nothing left to do in idle time, such as timing kernels, at most two minutes: what
+// happened, for the figures that follow.
+std::string wait_for_tuning(const Engine& engine);
 
 struct LatencyOptions {
   uint32_t prompt_tokens = 128, output_tokens = 64, batch = 1, repetitions = 3;

@@ -4,6 +4,7 @@
 #include <boost/json.hpp>
 
 #include <cstdio>
+#include <string>
 
 #include "bench/kernels.hpp"
 #include "bench/latency.hpp"
@@ -29,7 +30,8 @@ void print(const boost::json::object& result, bool as_json) {
                                   : boost::json::serialize(value).c_str());
 }
 
-boost::json::object described(const Engine& engine, boost::json::object result) {
+boost::json::object described(const Engine& engine, const std::string& tuning, boost::json::object result) {
+  result["tuning"] = tuning;
   result["model"] = engine.model().name;
   result["backend"] = engine.device().backend;
   result["device"] = engine.device().device;
@@ -41,6 +43,14 @@ boost::json::object described(const Engine& engine, boost::json::object result) 
 struct BenchOptions {
   EngineOptions engine;
   bool json = false;
+  bool tune = true;
+
+  void add_to(CLI::App& app) {
+    app.add_flag("!--no-tune", tune, "Measure at once, before the backend has timed its kernels in idle time");
+    app.add_flag("--json", json, "As JSON");
+  }
+  // Of an engine that measures next.
+  std::string tuning(const Engine& e) const { return tune ? bench::wait_for_tuning(e) : "not waited for"; }
 };
 
 Command add_latency(CLI::App& parent) {
@@ -53,12 +63,13 @@ Command add_latency(CLI::App& parent) {
   app->add_option("--batch", l->batch)->capture_default_str();
   app->add_option("--repetitions", l->repetitions)->capture_default_str();
   app->add_option("--seed", l->seed)->capture_default_str();
-  app->add_flag("--json", o->json, "As JSON");
+  o->add_to(*app);
   return [app, o, l]() -> int {
     if (!app->parsed()) return -1;
     o->engine.max_sequences = std::max(o->engine.max_sequences, l->batch);
     Engine engine(o->engine);
-    print(described(engine, bench::bench_latency(engine, *l)), o->json);
+    const std::string tuning = o->tuning(engine);
+    print(described(engine, tuning, bench::bench_latency(engine, *l)), o->json);
     return 0;
   };
 }
@@ -72,11 +83,12 @@ Command add_prefix(CLI::App& parent) {
   app->add_option("--tail-tokens", p->tail_tokens, "Of each request's own")->capture_default_str();
   app->add_option("--repetitions", p->repetitions, "Pairs; the best one counts")->capture_default_str();
   app->add_option("--seed", p->seed)->capture_default_str();
-  app->add_flag("--json", o->json, "As JSON");
+  o->add_to(*app);
   return [app, o, p]() -> int {
     if (!app->parsed()) return -1;
     Engine engine(o->engine);
-    print(described(engine, bench::bench_prefix(engine, *p)), o->json);
+    const std::string tuning = o->tuning(engine);
+    print(described(engine, tuning, bench::bench_prefix(engine, *p)), o->json);
     return 0;
   };
 }
@@ -96,11 +108,12 @@ Command add_throughput(CLI::App& parent) {
   app->add_option("--rate", t->requests_per_second, "Requests/s of a ShareGPT-like trace; 0: all at once")
       ->capture_default_str();
   app->add_option("--seed", t->seed)->capture_default_str();
-  app->add_flag("--json", o->json, "As JSON");
+  o->add_to(*app);
   return [app, o, t]() -> int {
     if (!app->parsed()) return -1;
     Engine engine(o->engine);
-    print(described(engine, bench::bench_throughput(engine, *t)), o->json);
+    const std::string tuning = o->tuning(engine);
+    print(described(engine, tuning, bench::bench_throughput(engine, *t)), o->json);
     return 0;
   };
 }
@@ -120,11 +133,12 @@ Command add_sweep(CLI::App& parent) {
       ->capture_default_str();
   app->add_option("--max-total-tokens", s->max_total_tokens, "Prompt and output of a request")->capture_default_str();
   app->add_option("--seed", s->seed)->capture_default_str();
-  app->add_flag("--json", o->json, "As JSON");
+  o->add_to(*app);
   return [app, o, s]() -> int {
     if (!app->parsed()) return -1;
     Engine engine(o->engine);
-    print(described(engine, bench::bench_sweep(engine, *s)), o->json);
+    const std::string tuning = o->tuning(engine);
+    print(described(engine, tuning, bench::bench_sweep(engine, *s)), o->json);
     return 0;
   };
 }
@@ -153,6 +167,7 @@ Command add_kernels(CLI::App& parent) {
   app->add_option("--kv-format", k->kv_format)->capture_default_str();
   app->add_option("--repetitions", k->repetitions)->capture_default_str();
   app->add_flag("--invariant", k->invariant);
+  app->add_flag("--tune", k->tune, "Let the backend time its kernels first");
   app->add_flag("--json", *as_json, "As JSON");
   return [app, k, attention, as_json]() -> int {
     if (!app->parsed()) return -1;
