@@ -21,6 +21,7 @@ constexpr uint32_t kTile = kDecodeTile;
 
 template <int kHead> constexpr uint32_t kWarps = kHead <= 128 ? 4 : 2;
 template <int kHead> constexpr uint32_t kStages = kHead <= 64 ? 4 : 3;
+constexpr int kAhead = 4; // tiles a warp that go to the L2 until the kernel in front has ended
 template <int kHead> constexpr uint32_t kPlaneBytes = kTile* kPitch<kHead>; // K or V of a stage
 
 template <int kHead> struct Shared {
@@ -69,15 +70,15 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
     const auto tile_position = [&](int own) {
       return origin + (static_cast<uint32_t>(own) * kWarps<kHead> + warp) * kTile;
     };
-    // Of the next tile to fetch: the blocks of its first and second eight positions. Outside the item there may be
-    // none.
-    uint32_t blocks[2] = {0, 0};
-    const auto find_blocks = [&](int own) {
-      if (own >= own_tiles) return;
-      const uint32_t first = tile_position(own), last = item.end - 1;
-      blocks[0] = a.table[item.table + (min(max(first, item.begin), last) >> shift)];
-      blocks[1] = block_size >= kTile ? blocks[0] : a.table[item.table + (min(first + 8, last) >> shift)];
+    // The blocks of 16 of the warp's tiles, one a lane: of their first eight positions, then of their second; and of
+    // the 16 behind them. Outside the item there may be none.
+    const auto find_blocks = [&](int from) {
+      const int own = from + static_cast<int>(lane % 16);
+      if (own >= own_tiles) return 0u;
+      const uint32_t first = tile_position(own) + lane / 16 * 8;
+      return a.table[item.table + (min(max(first, item.begin), item.end - 1) >> shift)];
     };
+    uint32_t blocks = find_blocks(0), next_blocks = find_blocks(16);
     const uint32_t head_bytes = kv_head * block_size * (kHead * 2);
     const auto fetch = [&](int own) {
       if (own < own_tiles) {
@@ -86,6 +87,9 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
           wait_for_previous_kernels();
           waited = true;
         }
+        if (own != 0 && own % 16 == 0) blocks = next_blocks, next_blocks = find_blocks(own + 16);
+        const uint32_t halves[2] = {__shfl_sync(kAllLanes, blocks, own % 16),
+                                    __shfl_sync(kAllLanes, blocks, own % 16 + 16)};
         auto& ring = shared.ring[warp][own % kNumStages];
 #pragma unroll
         for (uint32_t i = 0; i < kCopies; ++i) {
@@ -94,21 +98,38 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
           const bool valid = position >= item.begin && position < item.end;
           // Known at compile time where rows are a power of two of pieces.
           const bool is_second = 32 % kPieces == 0 ? i * 32 / kPieces >= 8 : row >= 8;
-          const uint32_t block = is_second ? blocks[1] : blocks[0];
+          const uint32_t block = halves[is_second ? 1 : 0];
           const std::byte* from = a.kv.base + uint64_t{block} * a.kv.block_bytes + head_bytes +
                                   (position & (block_size - 1)) * (kHead * 2) + piece * 16;
           copy_async16(ring[0] + piece_at<kHead>(row, piece), from + a.kv.k_offset, valid);
           copy_async16(ring[1] + piece_at<kHead>(row, piece), from + a.kv.v_offset, valid);
         }
-        find_blocks(own + 1);
       }
       copy_async_commit(); // an empty group keeps the count
     };
-    find_blocks(0);
+    // To the L2: written or not, it is there that what was written last is read.
+    const auto fetch_ahead = [&](int own) {
+      if (own >= own_tiles) return;
+      constexpr uint32_t kLines = kHead / 8; // of 128 bytes: eight positions
+#pragma unroll
+      for (uint32_t i = 0; i < 2 * kLines; i += 32) {
+        const uint32_t line = min(i + lane, 2 * kLines - 1), half = line / kLines;
+        const uint32_t block = __shfl_sync(kAllLanes, own < 16 ? blocks : next_blocks, own % 16 + half * 16);
+        const std::byte* from = a.kv.base + uint64_t{block} * a.kv.block_bytes + head_bytes +
+                                ((tile_position(own) + half * 8) & (block_size - 1)) * (kHead * 2) +
+                                line % kLines * 128;
+        prefetch_line(from + a.kv.k_offset);
+        prefetch_line(from + a.kv.v_offset);
+      }
+    };
 #pragma unroll
     for (int s = 0; s < kNumStages - 1; ++s) fetch(s);
-    if (!waited) wait_for_previous_kernels();
-    waited = true;
+    if (!waited) {
+#pragma unroll 1
+      for (int s = kNumStages - 1; s < kNumStages - 1 + kAhead; ++s) fetch_ahead(s);
+      wait_for_previous_kernels();
+      waited = true;
+    }
     let_next_kernel_begin();
 
     const __half* q_row =
@@ -224,32 +245,49 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       }
     }
     if (item.parts > 1) {
-      __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
         uint32_t* const arrived = a.counters + size_t{item.partial} * kv_heads + kv_head;
-        shared.is_last = atomicAdd(arrived, 1u) == item.parts - 1 ? 1u : 0u;
+        shared.is_last = add_in_order(arrived, 1) == item.parts - 1 ? 1u : 0u;
         if (shared.is_last != 0) *arrived = 0; // for the next launch
-        __threadfence();
       }
       __syncthreads();
       if (shared.is_last != 0) {
         const size_t first = (size_t{item.partial} * kv_heads + kv_head) * group; // rows of part 0
         const size_t step = size_t{kv_heads} * group;                             // rows from part to part
-        constexpr uint32_t kBatch = kHead <= 128 ? 16 : 1; // loads under way at a time, as registers allow
-        float4 loaded[kBatch];
-        const auto load_parts = [&](uint32_t i, uint32_t from) {
-          const uint32_t row = i / (kHead / 4), col = i % (kHead / 4) * 4;
-          const auto* const own = reinterpret_cast<const float4*>(a.partials + (first + row) * kHead + col);
-#pragma unroll
-          for (uint32_t j = 0; j < kBatch; ++j)
-            loaded[j] = from + j < item.parts ? __ldcg(own + (from + j) * step * (kHead / 4)) : make_float4(0, 0, 0, 0);
+        const uint32_t quads = group * (kHead / 4), pitch = (item.parts + 31) / 32 * 32;
+        // What each part counts, over the row's total: [group, pitch]; behind it the values of as many parts as there
+        // is room for, each thread's own: [room, kThreads] of 16 bytes.
+        auto* const weights = reinterpret_cast<float*>(&shared.ring[0][0][0][0]);
+        auto* const values = reinterpret_cast<float4*>(weights + group * pitch) + threadIdx.x;
+        const uint32_t room = (sizeof shared.ring - group * pitch * 4) / (kThreads * 16);
+        struct Cursor {
+          uint32_t quad, part;
         };
-        const uint32_t quads = group * (kHead / 4);
-        if (kHead <= 128 && threadIdx.x < quads)
-          load_parts(threadIdx.x, 0); // the first batch, while the weights are found
-        // A warp a row, a lane every 32nd part: what each part counts, over the row's total, goes to shared memory.
-        auto* const weights = reinterpret_cast<float*>(&shared.ring[0][0][0][0]); // [group, kMaxDecodeParts]
+        const auto advance = [&](Cursor& at, uint32_t parts) {
+          at.part += parts;
+          if (at.part == item.parts) at = {at.quad + kThreads, 0};
+        };
+        // Calls visit(quad, part, n, place) for the next `room` of the thread's values, in runs of n parts.
+        const auto for_runs = [&](Cursor& at, const auto& visit) {
+          for (uint32_t place = 0; place < room && at.quad < quads;) {
+            const uint32_t n = min(item.parts - at.part, room - place);
+            visit(at.quad, at.part, n, place);
+            place += n;
+            advance(at, n);
+          }
+        };
+        Cursor fetched{threadIdx.x, 0}, added{threadIdx.x, 0};
+        const auto fetch_values = [&] {
+          for_runs(fetched, [&](uint32_t quad, uint32_t part, uint32_t n, uint32_t place) {
+            const auto* const from = reinterpret_cast<const float4*>(a.partials) + first * (kHead / 4) + quad;
+#pragma unroll 4
+            for (uint32_t k = 0; k < n; ++k)
+              copy_async16(values + (place + k) * kThreads, from + (part + k) * step * (kHead / 4), true);
+          });
+          copy_async_commit();
+        };
+        fetch_values(); // while the weights are found: a warp a row, a lane every 32nd part
         for (uint32_t row = warp; row < group; row += kWarps<kHead>) {
           float2 part[kMaxDecodeParts / 32];
           float m = -kInfinity, total = 0;
@@ -270,28 +308,24 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
           const float scale = normaliser(m, total, a.sinks, kv_head * group + row);
 #pragma unroll
           for (uint32_t i = 0; i < kMaxDecodeParts / 32; ++i)
-            if (i * 32 + lane < item.parts) weights[row * kMaxDecodeParts + i * 32 + lane] = part[i].x * scale;
+            if (i * 32 + lane < item.parts) weights[row * pitch + i * 32 + lane] = part[i].x * scale;
         }
         __syncthreads();
-        for (uint32_t i = threadIdx.x; i < quads; i += kThreads) {
-          const uint32_t row = i / (kHead / 4), col = i % (kHead / 4) * 4;
-          const float* const weight = weights + row * kMaxDecodeParts;
-          float4 value = make_float4(0, 0, 0, 0);
-          if constexpr (kHead <= 128) {
-            for (uint32_t from = 0; from < item.parts; from += kBatch) {
-              if (i != threadIdx.x || from != 0) load_parts(i, from);
-#pragma unroll
-              for (uint32_t j = 0; j < kBatch; ++j)
-                if (from + j < item.parts) add_to(value, weight[from + j], loaded[j]);
-            }
-          } else {
-            const auto* const own = reinterpret_cast<const float4*>(a.partials + (first + row) * kHead + col);
-#pragma unroll 4
-            for (uint32_t k = 0; k < item.parts; ++k) add_to(value, weight[k], __ldcg(own + k * step * (kHead / 4)));
-          }
-          store4(static_cast<__half*>(a.out.data) + size_t{item.token} * a.out.stride +
-                     (kv_head * group + row) * kHead + col,
-                 value, 1.0f);
+        float4 value = make_float4(0, 0, 0, 0);
+        while (added.quad < quads) {
+          copy_async_wait<0>();
+          for_runs(added, [&](uint32_t quad, uint32_t part, uint32_t n, uint32_t place) {
+            const uint32_t row = quad / (kHead / 4), col = quad % (kHead / 4) * 4;
+            const float* const weight = weights + row * pitch + part;
+#pragma unroll 8
+            for (uint32_t k = 0; k < n; ++k) add_to(value, weight[k], values[(place + k) * kThreads]);
+            if (part + n < item.parts) return;
+            store4(static_cast<__half*>(a.out.data) + size_t{item.token} * a.out.stride +
+                       (kv_head * group + row) * kHead + col,
+                   value, 1.0f);
+            value = make_float4(0, 0, 0, 0);
+          });
+          if (fetched.quad < quads) fetch_values();
         }
       }
     }

@@ -244,6 +244,27 @@ __device__ __forceinline__ uint32_t load_stream4(const void* p) {
 #endif
 }
 
+// Brings a line of 128 bytes into the L2.
+__device__ __forceinline__ void prefetch_line(const void* p) {
+#ifdef QUIRE_CUDA_EMULATED
+  (void)p;
+#else
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+}
+
+// *to += x, what was there before; in order with what this thread, and others of the block before a barrier, wrote and
+// will read.
+__device__ __forceinline__ uint32_t add_in_order(uint32_t* to, uint32_t x) {
+#if QUIRE_SM >= 700 && !defined(QUIRE_CUDA_EMULATED)
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(to), "r"(x) : "memory");
+  return before;
+#else
+  return atomicAdd(to, x);
+#endif
+}
+
 // ---- Programmatic dependent launch: a kernel may begin while the one before it ends ----
 
 // Nothing that the kernels before wrote may be read, and nothing that they read may be written, before this.
