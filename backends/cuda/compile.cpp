@@ -146,7 +146,7 @@ std::unique_ptr<CompiledProgram> compile_program(const quire_program& program, c
   padded.max_rows = std::max(limits.max_rows, bucket_for(limits.max_sequences, limits.max_sequences));
   PlanOptions options;
   options.value_bytes = value_bytes;
-  options.launch_of_op = fusion.launch_of_op;
+  options.launch_of_op = fusion.lives;
   options.unstored = fusion.unstored;
   options.in_place |= 1u << QUIRE_OP_NORM;
   c.plan = plan_buffers(program, padded, options);
@@ -167,6 +167,7 @@ std::unique_ptr<CompiledProgram> compile_program(const quire_program& program, c
   needs.split_bytes = c.split_bytes = kSplitBytes;
   make_launches(program, fusion, context, c, needs);
   make_chains(program, fusion, context, c);
+  make_rotated_attends(fusion, context, c);
   c.workspace = DeviceBuffer(needs.total(), "workspace");
   c.counters = DeviceBuffer(std::max<uint64_t>(needs.counters * 4, 256), "counters");
   check(cudaMemsetAsync(c.counters.data(), 0, c.counters.bytes(), context.stream), "clearing counters");
@@ -185,7 +186,8 @@ std::vector<const Launch*> launches_of(const CompiledProgram& program, const Ste
   for (uint32_t i = 0; i < program.launches.size();) {
     while (chain != program.chains.end() && chain->first < i) ++chain;
     const uint32_t rows = chain == program.chains.end() ? 0 : rows_of(run, chain->symbol);
-    if (rows != 0 && chain->first == i && rows <= chain->max_rows) {
+    if (rows != 0 && chain->first == i && rows <= chain->max_rows &&
+        (!chain->decode_only || run.tokens == run.sequences)) {
       launches.push_back(&chain->launch);
       i += chain->count;
     } else {

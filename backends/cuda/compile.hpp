@@ -55,11 +55,13 @@ struct ProgramData {
   uint32_t vocab = 0;
 };
 
-// One launch that stands for `count` launches from `first` on where a step has at most max_rows rows (chain.hpp).
+// One launch that stands for `count` launches from `first` on where a step has at most max_rows rows (chain.hpp), or
+// one token a sequence.
 struct Chain {
   uint32_t first = 0, count = 0;
   uint32_t symbol = QUIRE_TOKENS; // what counts the rows
   uint32_t max_rows = 0;
+  bool decode_only = false; // one token a sequence
   Launch launch;
 };
 

@@ -50,10 +50,25 @@ class Fuser {
       for (const uint32_t op : group.ops) plan.launch_of_op[op] = static_cast<uint32_t>(plan.groups.size() - 1);
       if (group.rope_k != kNone && !group.keep_k) plan.unstored[program_.ops[group.rope_k].out[0] - 1] = 1;
     }
+    plan.lives = plan.launch_of_op;
+    for (uint32_t i = 0; i + 1 < plan.groups.size(); ++i) {
+      LaunchGroup& group = plan.groups[i];
+      if (!leads_to_attend(group, plan.groups[i + 1])) continue;
+      group.attend = plan.groups[i + 1].ops[0];
+      for (const uint32_t op : group.ops) plan.lives[op] = i + 1;
+    }
     return plan;
   }
 
  private:
+  bool leads_to_attend(const LaunchGroup& group, const LaunchGroup& next) const {
+    if (group.kind != GroupKind::rope_store || group.rope_q == kNone || group.keep_k) return false;
+    const quire_op& attend = program_.ops[next.ops[0]];
+    const uint32_t q = program_.ops[group.rope_q].out[0];
+    return attend.kind == QUIRE_OP_ATTEND && attend.in[0] == q && all_readers(q).size() == 1 && !is_output(q) &&
+           attend.u.attend.kv_layer == program_.ops[group.store].u.kv_store.kv_layer;
+  }
+
   bool is_output(uint32_t value) const {
     for (uint32_t i = 0; i < program_.num_outputs; ++i)
       if (root_of(program_, program_.outputs[i].value) == root_of(program_, value)) return true;

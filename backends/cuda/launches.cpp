@@ -10,8 +10,43 @@ namespace quire::cuda {
 namespace {
 
 constexpr uint64_t kPartsBytes = 64ull << 20; // partial results of fixed order, at most
+constexpr uint32_t kRotatedRows = 64;         // tokens of an attend_decode that rotates, at most
 
 uint64_t align_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+RopeArgs rotation_of(const CompiledProgram& c, const quire_op& op) {
+  RopeArgs args;
+  args.frequencies = c.weights.vector(op.u.rope.frequencies);
+  args.rotary_dim = op.u.rope.rotary_dim;
+  args.interleaved = op.u.rope.kind == QUIRE_ROPE_INTERLEAVED;
+  args.magnitude = op.u.rope.magnitude == 0 ? 1.f : op.u.rope.magnitude;
+  return args;
+}
+
+// Of attend's arguments what every step shares.
+AttendArgs attend_args(const CompiledProgram& c, const quire_op& op) {
+  AttendArgs args;
+  args.q = c.tensor(op.in[0]), args.out = c.tensor(op.out[0]);
+  args.scale = op.u.attend.scale, args.softcap = op.u.attend.softcap;
+  args.sinks = c.weights.vector(op.u.attend.sinks);
+  return args;
+}
+uint64_t decode_items(const CompiledProgram& c, const AttendClass& kind) {
+  return max_decode_items(c.limits.max_sequences + 16, kind.blocks, kind.kv_heads);
+}
+// And where things lie once a step runs. A partial result of attend_decode has `heads` rows of v_dim.
+void settle_attend(const CompiledProgram& c, const StepRun& run, const quire_op& op, const AttendClass& kind,
+                   AttendArgs& args) {
+  args.kv = c.kv->layer(op.u.attend.kv_layer);
+  args.table = reinterpret_cast<const uint32_t*>(run.buffer + run.layout->tables);
+  args.partials = c.workspace.as<float>();
+  args.partial_sums = args.partials + decode_items(c, kind) * kind.heads * args.kv.v_dim;
+  args.counters = c.counters.as<uint32_t>();
+}
+void run_decode(const StepRun& run, const AttendClass& kind, const StepLayout::Class& places, const AttendArgs& args) {
+  attend_decode(run.queue, kind.blocks, &reinterpret_cast<const ListHeader*>(run.buffer + places.header)->num_decode,
+                reinterpret_cast<const DecodeItem*>(run.buffer + places.decode), args);
+}
 
 class Maker {
  public:
@@ -88,7 +123,7 @@ class Maker {
     case QUIRE_OP_LINEAR:
       return linear(op, nullptr, launch);
     case QUIRE_OP_ROPE: {
-      RopeArgs args = rotation(op);
+      RopeArgs args = rotation_of(c_, op);
       args.q_in = a, args.q_out = out;
       launch.run = [=](const StepRun& run) { rope(run.queue, run.arrays, run.tokens, args); };
       return name(launch, "rope");
@@ -138,15 +173,6 @@ class Maker {
 
   bool factor_is_scalar(uint32_t weight) const { return weight != 0 && program_.weights[weight - 1].cols == 1; }
 
-  RopeArgs rotation(const quire_op& op) const {
-    RopeArgs args;
-    args.frequencies = vector(op.u.rope.frequencies);
-    args.rotary_dim = op.u.rope.rotary_dim;
-    args.interleaved = op.u.rope.kind == QUIRE_ROPE_INTERLEAVED;
-    args.magnitude = op.u.rope.magnitude == 0 ? 1.f : op.u.rope.magnitude;
-    return args;
-  }
-
   void store(const quire_op& op, RopeArgs args, Launch& launch) {
     const uint32_t layer = op.u.kv_store.kv_layer, group = c_.data.kv_layers[layer].group;
     launch.run = [this_ = &c_, args, layer, group](const StepRun& run) mutable {
@@ -159,7 +185,7 @@ class Maker {
 
   void rope_store(const LaunchGroup& group, Launch& launch) {
     const quire_op &k = c_.data.ops[group.rope_k], &kv = c_.data.ops[group.store];
-    RopeArgs args = rotation(k);
+    RopeArgs args = rotation_of(c_, k);
     args.k_in = c_.tensor(k.in[0]);
     if (group.keep_k) args.k_out = c_.tensor(k.out[0]);
     args.v_in = c_.tensor(kv.in[1]);
@@ -218,39 +244,28 @@ class Maker {
   }
 
   void attend(const quire_op& op, uint32_t index, Launch& launch) {
-    const uint32_t which = c_.class_of_attend[index], layer = op.u.attend.kv_layer;
+    const uint32_t which = c_.class_of_attend[index];
     const AttendClass& kind = c_.step.classes[which];
     const Input input = kind.fast ? half_input(op.in[0]) : Input{c_.tensor(op.in[0]), {}};
-    AttendArgs args;
-    args.q = input.tensor, args.out = c_.tensor(op.out[0]);
-    args.scale = op.u.attend.scale, args.softcap = op.u.attend.softcap;
-    args.sinks = vector(op.u.attend.sinks);
-    const uint32_t v_dim = c_.data.kv_layers[layer].v_dim;
-    const uint64_t partial_bytes = uint64_t{kind.heads} * (v_dim + 2) * 4;
-    const uint32_t sequences = c_.limits.max_sequences + 16;
-    const uint64_t decode_items = max_decode_items(sequences, kind.blocks, kind.kv_heads);
+    AttendArgs args = attend_args(c_, op);
     if (kind.fast) {
-      uint64_t partials = decode_items;
+      const uint64_t partial_bytes = uint64_t{kind.heads} * (c_.data.kv_layers[op.u.attend.kv_layer].v_dim + 2) * 4;
+      uint64_t partials = decode_items(c_, kind);
       if (fixed_order_) {
         most_partial_bytes_ = std::max(most_partial_bytes_, partial_bytes);
         partials = std::max<uint64_t>(kPartsBytes / most_partial_bytes_, 1);
         c_.step.max_partials = static_cast<uint32_t>(partials);
       }
       needs_.attend_bytes = std::max(needs_.attend_bytes, align_up(partials * partial_bytes));
-      needs_.counters = std::max(needs_.counters, decode_items * kind.kv_heads);
+      needs_.counters = std::max(needs_.counters, decode_items(c_, kind) * kind.kv_heads);
     }
     const uint32_t multiprocessors = device_.multiprocessors, most_tokens = c_.limits.max_tokens;
     WideMaps maps;
     const std::byte* mapped = nullptr; // the cache that the maps are of
-    launch.run = [this_ = &c_, input, args, layer, which, kind, fixed_order = fixed_order_, multiprocessors,
-                  most_tokens, sums_floats = decode_items * kind.heads * v_dim, maps,
-                  mapped](const StepRun& run) mutable {
-      args.kv = this_->kv->layer(layer);
+    launch.run = [this_ = &c_, input, args, op, which, kind, fixed_order = fixed_order_, multiprocessors, most_tokens,
+                  maps, mapped](const StepRun& run) mutable {
+      settle_attend(*this_, run, op, kind, args);
       args.q = ready(*this_, input, run.queue, run.tokens);
-      args.table = reinterpret_cast<const uint32_t*>(run.buffer + run.layout->tables);
-      args.partials = this_->workspace.as<float>();
-      args.partial_sums = args.partials + sums_floats;
-      args.counters = this_->counters.as<uint32_t>();
       const auto at = [&]<class T>(uint64_t offset, const T*) {
         return reinterpret_cast<const T*>(run.buffer + offset);
       };
@@ -275,9 +290,7 @@ class Maker {
           attend_fixed_whole(run.queue, static_cast<uint32_t>(plan->prefill.size()), prefill, args);
         return;
       }
-      if (run.captured || !plan->decode.empty())
-        attend_decode(run.queue, kind.blocks, &header->num_decode,
-                      at(places.decode, static_cast<const DecodeItem*>(nullptr)), args);
+      if (run.captured || !plan->decode.empty()) run_decode(run, kind, places, args);
       if (run.captured) return;
       if (!plan->wide.empty()) {
         if (mapped != args.kv.base) {
@@ -340,6 +353,39 @@ void make_launches(const quire_program& program, const FusionPlan& fusion, const
   Maker maker(program, context, c, needs);
   for (const LaunchGroup& group : fusion.groups) maker.make(group);
   c.convert_offset = align_up(needs.shared());
+}
+
+void make_rotated_attends(const FusionPlan& fusion, const CompileContext& context, CompiledProgram& c) {
+  if (context.fixed_order) return;
+  for (uint32_t i = 0; i < fusion.groups.size(); ++i) {
+    const LaunchGroup& group = fusion.groups[i];
+    if (group.attend == UINT32_MAX) continue;
+    const quire_op &op = c.data.ops[group.attend], &rope_k = c.data.ops[group.rope_k];
+    const uint32_t which = c.class_of_attend[group.attend];
+    const AttendClass& kind = c.step.classes[which];
+    AttendArgs args = attend_args(c, op);
+    args.q = c.tensor(c.data.ops[group.rope_q].in[0]);
+    args.fresh.k = c.tensor(rope_k.in[0]), args.fresh.v = c.tensor(c.data.ops[group.store].in[1]);
+    if (!kind.fast || !attend_takes_fresh(args.q.dim, context.device.shared_bytes) || args.q.type != Type::f16 ||
+        args.fresh.k.type != Type::f16 || args.fresh.v.type != Type::f16)
+      continue;
+    const RopeArgs rotation = rotation_of(c, rope_k);
+    args.fresh.frequencies = rotation.frequencies;
+    args.fresh.rotary_dim = rotation.frequencies != nullptr ? rotation.rotary_dim : 0;
+    args.fresh.interleaved = rotation.interleaved, args.fresh.magnitude = rotation.magnitude;
+    Chain chain;
+    chain.first = i, chain.count = 2;
+    chain.max_rows = kRotatedRows, chain.decode_only = true;
+    chain.launch.ops = group.ops;
+    chain.launch.ops.push_back(group.attend);
+    chain.launch.kernel = [](uint32_t) { return std::string("attend_decode+rope_store"); };
+    chain.launch.run = [&c, args, op, which, kind](const StepRun& run) mutable {
+      settle_attend(c, run, op, kind, args);
+      run_decode(run, kind, run.layout->classes[which], args);
+    };
+    c.chains.push_back(std::move(chain));
+  }
+  std::sort(c.chains.begin(), c.chains.end(), [](const Chain& a, const Chain& b) { return a.first < b.first; });
 }
 
 } // namespace quire::cuda

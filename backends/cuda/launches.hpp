@@ -21,4 +21,8 @@ struct WorkspaceNeeds {
 void make_launches(const quire_program& program, const FusionPlan& fusion, const CompileContext& context,
                    CompiledProgram& c, WorkspaceNeeds& needs);
 
+// Adds to c.chains, for steps of one token a sequence, an attend_decode in the place of a rope_store and the attend
+// behind it; after make_launches and make_chains.
+void make_rotated_attends(const FusionPlan& fusion, const CompileContext& context, CompiledProgram& c);
+
 } // namespace quire::cuda

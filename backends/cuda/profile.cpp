@@ -36,7 +36,7 @@ void time_attention(const Stream& stream, const CompiledProgram& program, const 
     std::vector<size_t> attends;
     uint64_t bytes = 0;
     for (size_t i = 0; i < launches.size(); ++i) {
-      const uint32_t op = launches[i]->ops.front();
+      const uint32_t op = launches[i]->ops.back(); // the first ones may be its rope_store's
       if (program.data.ops[op].kind != QUIRE_OP_ATTEND || program.class_of_attend[op] != kind) continue;
       attends.push_back(i);
       bytes += cost_of(program, op, step).bytes;

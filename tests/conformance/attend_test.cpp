@@ -1,5 +1,5 @@
-// kv_store and attend: mixed steps of several sequences over scattered blocks, windows, softcaps, sinks, long contexts,
-// large pools.
+// kv_store and attend, alone and behind rope: mixed steps of several sequences over scattered blocks, windows,
+// softcaps, sinks, long contexts, large pools.
 #include "conformance/harness.hpp"
 
 #include <gtest/gtest.h>
@@ -21,6 +21,9 @@ struct Shape {
   float scale = 0; // 0 = 1 / sqrt(k_dim)
   float softcap = 0;
   bool sinks = false;
+  uint32_t rotary_dim = 0; // 0 = no rope
+  bool interleaved = false;
+  float magnitude = 0;
 
   std::string text() const {
     std::ostringstream out;
@@ -28,6 +31,7 @@ struct Shape {
     if (window) out << ", window " << window;
     if (softcap != 0) out << ", softcap " << softcap;
     if (sinks) out << ", sinks";
+    if (rotary_dim) out << ", " << rotary_dim << (interleaved ? " rotary, interleaved" : " rotary");
     return out.str();
   }
 };
@@ -36,18 +40,37 @@ struct Shape {
 void add_layer(TestProgram& p, const Shape& s, uint32_t group, Random& random) {
   const uint32_t heads = s.kv_heads * s.gqa, layer = static_cast<uint32_t>(p.kv_layers.size());
   const uint32_t q_width = heads * s.k_dim, k_width = s.kv_heads * s.k_dim;
-  const uint32_t qkv = p.input(q_width + k_width + s.kv_heads * s.v_dim, random);
+  const uint32_t width = q_width + k_width + s.kv_heads * s.v_dim;
+  uint32_t qkv = p.input(width, random);
+  if (s.rotary_dim != 0) { // behind a norm, so that a backend may store it as it stores what a projection makes
+    const uint32_t normed = p.tensor(QUIRE_TOKENS, 1, width);
+    p.op(QUIRE_OP_NORM, {qkv}, {normed}).u.norm.epsilon = 1e-5f;
+    qkv = normed;
+  }
+  uint32_t q = p.view(qkv, heads, s.k_dim, 0), k = p.view(qkv, s.kv_heads, s.k_dim, q_width);
+  if (s.rotary_dim != 0) {
+    std::vector<float> frequencies(s.rotary_dim / 2);
+    for (size_t j = 0; j < frequencies.size(); ++j)
+      frequencies[j] = static_cast<float>(std::pow(1e4, -2.0 * static_cast<double>(j) / s.rotary_dim));
+    quire_rope rope{};
+    rope.kind = s.interleaved ? QUIRE_ROPE_INTERLEAVED : QUIRE_ROPE_HALF;
+    rope.rotary_dim = s.rotary_dim, rope.magnitude = s.magnitude;
+    rope.frequencies = p.vector(frequencies);
+    for (uint32_t* value : {&q, &k}) {
+      const uint32_t turned = p.tensor(QUIRE_TOKENS, value == &q ? heads : s.kv_heads, s.k_dim);
+      p.op(QUIRE_OP_ROPE, {*value}, {turned}).u.rope = rope;
+      *value = turned;
+    }
+  }
   p.kv_layers.push_back({s.kv_heads, s.k_dim, s.v_dim, group});
-  p.op(QUIRE_OP_KV_STORE,
-       {p.view(qkv, s.kv_heads, s.k_dim, q_width), p.view(qkv, s.kv_heads, s.v_dim, q_width + k_width)}, {})
-      .u.kv_store.kv_layer = layer;
+  p.op(QUIRE_OP_KV_STORE, {k, p.view(qkv, s.kv_heads, s.v_dim, q_width + k_width)}, {}).u.kv_store.kv_layer = layer;
   const uint32_t out = p.tensor(QUIRE_TOKENS, heads, s.v_dim);
   quire_attend attend{};
   attend.kv_layer = layer;
   attend.scale = s.scale == 0 ? 1 / std::sqrt(static_cast<float>(s.k_dim)) : s.scale;
   attend.softcap = s.softcap;
   if (s.sinks) attend.sinks = p.vector(random.normals(heads, 2));
-  p.op(QUIRE_OP_ATTEND, {p.view(qkv, heads, s.k_dim, 0)}, {out}).u.attend = attend;
+  p.op(QUIRE_OP_ATTEND, {q}, {out}).u.attend = attend;
   p.extra_output(out);
 }
 
@@ -136,6 +159,38 @@ TEST(Attend, MixedStepsOverScatteredBlocks) {
     what << s.text() << ", blocks of " << layout.block_size << " in format " << layout.kv_format << ", " << sequences
          << " sequences";
     h.check(p, mixed_steps(sequences, 3, random.integer(sequences, 120), random), what.str(), layout);
+  }
+}
+
+// Steps of one token a sequence, which a backend may rotate, store and attend to at once, among others.
+TEST(Attend, TokensThatRopeHasRotated) {
+  Harness h("Attend.TokensThatRopeHasRotated");
+  Random& random = h.random();
+  for (int i = 0; i < h.cases(10); ++i) {
+    Shape s;
+    s.gqa = random.integer(1, 8);
+    s.kv_heads = random.integer(1, 3);
+    s.k_dim = s.v_dim = random.pick({64u, 80u, 96u, 128u, 256u});
+    s.rotary_dim = random.chance(0.5) ? s.k_dim : 2 * random.integer(1, s.k_dim / 2);
+    s.interleaved = i % 2 != 0;
+    s.magnitude = random.pick({0.0f, 1.1875f});
+    if (random.chance(0.3)) s.window = random.integer(1, random.pick({6u, 20u, 100u}));
+    if (random.chance(0.3)) s.softcap = 20;
+    if (random.chance(0.3)) s.sinks = true;
+    const Layout layout{random.pick({8u, 16u, 32u}), random.pick({QUIRE_F16, QUIRE_BF16, QUIRE_F32})};
+    const uint32_t sequences = random.integer(1, 5);
+    std::vector<LogicalStep> steps = mixed_steps(sequences, sequences, random.integer(sequences, 300), random);
+    for (int decode = 0; decode < 3; ++decode) {
+      LogicalStep step;
+      for (uint32_t sequence = 0; sequence < sequences; ++sequence)
+        step.parts.push_back({sequence, random_tokens(1, random)});
+      want_rows(step, random);
+      steps.push_back(step);
+    }
+    h.check(attend_program({s, s}, random), steps,
+            describe(s.text(), ", blocks of ", layout.block_size, " in format ", layout.kv_format, ", ", sequences,
+                     " sequences"),
+            layout);
   }
 }
 

@@ -47,6 +47,15 @@ struct WideItem {
   uint32_t end;      // positions of the sequence that are stored once this step's are
 };
 
+// The step's own keys and values as they were before rope and kv_store: with them attend_decode does the work of both.
+struct FreshTokens {
+  Tensor k, v;                        // [T, kv_heads, dim] fp16; absent: the cache has them, and q is rotated
+  const float* frequencies = nullptr; // [rotary_dim / 2]
+  uint32_t rotary_dim = 0;
+  bool interleaved = false;
+  float magnitude = 1;
+};
+
 struct AttendArgs {
   Tensor q;   // [T, heads, k_dim] fp16
   Tensor out; // [T, heads, v_dim] fp16
@@ -60,10 +69,14 @@ struct AttendArgs {
   float* partials = nullptr;
   float* partial_sums = nullptr;
   uint32_t* counters = nullptr; // [partial][kv_head], zero between launches
+  FreshTokens fresh;            // attend_decode
 };
 
 // Whether the tensor-core kernels take this shape.
 bool attend_fast(uint32_t heads, const quire_kv_layer& layer, uint32_t format, int compute_capability);
+
+// Whether attend_decode takes fresh tokens where blocks may have so much shared memory.
+bool attend_takes_fresh(uint32_t head_dim, uint64_t shared_bytes);
 
 // Blocks of the decode grid.
 uint32_t decode_blocks(uint32_t multiprocessors);

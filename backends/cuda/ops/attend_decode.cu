@@ -11,6 +11,7 @@
 // last adds them up in the order of the positions: which one that is does not change the result. Positions that earlier
 // steps stored are fetched before the kernel in front has ended.
 #include "attend.cuh"
+#include "turn.cuh"
 
 #include <cassert>
 
@@ -29,6 +30,13 @@ template <int kHead> struct Shared {
   float largest[kWarps<kHead>][16], sum[kWarps<kHead>][16];
   uint32_t is_last;
 };
+// Behind it, with fresh tokens.
+template <int kHead> struct Fresh {
+  alignas(16) __half q[16][kHead];        // rotated
+  alignas(16) unsigned char k[kHead * 2]; // the token's own, as the cache holds them
+  alignas(16) unsigned char v[kHead * 2];
+  float2 turns[kHead / 2];
+};
 
 [[maybe_unused]] __device__ __forceinline__ void add_to(float4& sum, float weight, const float4& v) {
   sum.x = __fmaf_rn(weight, v.x, sum.x);
@@ -40,6 +48,9 @@ template <int kHead> struct Shared {
   *reinterpret_cast<uint2*>(to) =
       make_uint2(pack_half2(v.x * scale, v.y * scale), pack_half2(v.z * scale, v.w * scale));
 }
+
+[[maybe_unused]] __device__ __forceinline__ void put(__half* to, float x) { *to = to_half(x); }
+[[maybe_unused]] __device__ __forceinline__ void put(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 
 // kRows: 8 where the group has at most 8 heads (the lower half of each tile is then empty), else 16.
 template <class Element, int kHead, int kRows, bool kSoftcap>
@@ -57,12 +68,16 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
   // item is read along with their number, not after it: what lies behind the list is the step's, too.
   const uint32_t num_tasks = *num_items * kv_heads;
   const DecodeItem first_item = items[blockIdx.x / kv_heads];
+  const bool has_fresh = a.fresh.k.data != nullptr;
+  auto& fresh = *reinterpret_cast<Fresh<kHead>*>(dynamic_shared() + sizeof(Shared<kHead>));
   bool waited = false;
   for (uint32_t round = 0; round * gridDim.x < num_tasks; ++round) {
     const uint32_t task = round * gridDim.x + (round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x);
     if (task >= num_tasks) continue;
     const DecodeItem item = kHead <= 128 && round == 0 ? first_item : items[task / kv_heads];
     const uint32_t kv_head = task % kv_heads;
+    // What the cache has of the item; with the token's own position it ends, in the part that comes last.
+    const uint32_t cached = has_fresh ? min(item.end, item.stored) : item.end;
     const uint32_t origin = item.begin / kTile * kTile;
     const auto num_tiles = static_cast<int>((item.end - origin + kTile - 1) / kTile);
     const int own_tiles =
@@ -83,7 +98,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
     const auto fetch = [&](int own) {
       if (own < own_tiles) {
         const uint32_t first = tile_position(own);
-        if (!waited && first + kTile > item.stored) {
+        if (!waited && !has_fresh && first + kTile > item.stored) {
           wait_for_previous_kernels();
           waited = true;
         }
@@ -95,7 +110,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
         for (uint32_t i = 0; i < kCopies; ++i) {
           const uint32_t index = i * 32 + lane, row = index / kPieces, piece = index % kPieces;
           const uint32_t position = first + row;
-          const bool valid = position >= item.begin && position < item.end;
+          const bool valid = position >= item.begin && position < cached;
           // Known at compile time where rows are a power of two of pieces.
           const bool is_second = 32 % kPieces == 0 ? i * 32 / kPieces >= 8 : row >= 8;
           const uint32_t block = halves[is_second ? 1 : 0];
@@ -124,6 +139,9 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
     };
 #pragma unroll
     for (int s = 0; s < kNumStages - 1; ++s) fetch(s);
+    if (has_fresh)
+      for (uint32_t i = threadIdx.x; i < a.fresh.rotary_dim / 2; i += kThreads)
+        fresh.turns[i] = turn_of(item.stored, a.fresh.frequencies[i], a.fresh.magnitude);
     if (!waited) {
 #pragma unroll 1
       for (int s = kNumStages - 1; s < kNumStages - 1 + kAhead; ++s) fetch_ahead(s);
@@ -134,6 +152,37 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
 
     const __half* q_row =
         static_cast<const __half*>(a.q.data) + size_t{item.token} * a.q.stride + kv_head * group * kHead;
+    if (has_fresh) {
+      __syncthreads(); // the turns
+      const auto* k_row = static_cast<const __half*>(a.fresh.k.data) + size_t{item.token} * a.fresh.k.stride;
+      const auto* v_row = static_cast<const __half*>(a.fresh.v.data) + size_t{item.token} * a.fresh.v.stride;
+      // Pairs of elements: of the queries, of k, of v.
+      const uint32_t pairs = a.fresh.rotary_dim / 2, rows = cached < item.end ? group + 2 : group;
+      for (uint32_t i = threadIdx.x; i < rows * (kHead / 2); i += kThreads) {
+        const uint32_t row = i / (kHead / 2), pair = i % (kHead / 2);
+        const __half* from = row < group ? q_row + row * kHead : (row == group ? k_row : v_row) + kv_head * kHead;
+        const bool turns = row <= group && pair < pairs, is_split = turns && !a.fresh.interleaved;
+        const uint32_t first = is_split ? pair : 2 * pair, second = is_split ? pair + pairs : 2 * pair + 1;
+        float2 x = make_float2(__half2float(from[first]), __half2float(from[second]));
+        if (turns) x = rotate(x.x, x.y, fresh.turns[pair]);
+        if (row < group) {
+          put(fresh.q[row] + first, x.x), put(fresh.q[row] + second, x.y);
+        } else {
+          auto* to = reinterpret_cast<Element*>(row == group ? fresh.k : fresh.v);
+          put(to + first, x.x), put(to + second, x.y);
+        }
+      }
+      q_row = fresh.q[0];
+      __syncthreads();
+      if (cached < item.end) { // for the steps to come
+        const uint32_t block = a.table[item.table + (item.stored >> shift)];
+        std::byte* row = a.kv.base + uint64_t{block} * a.kv.block_bytes + head_bytes +
+                         (item.stored & (block_size - 1)) * (kHead * 2);
+        for (uint32_t i = threadIdx.x; i < 2 * kPieces; i += kThreads)
+          *reinterpret_cast<uint4*>(row + (i < kPieces ? a.kv.k_offset : a.kv.v_offset) + i % kPieces * 16) =
+              *reinterpret_cast<const uint4*>((i < kPieces ? fresh.k : fresh.v) + i % kPieces * 16);
+      }
+    }
     uint32_t q[kHead / 16][4];
     load_queries<Element, kHead>(q, [&](uint32_t r) { return r < group ? q_row + r * kHead : nullptr; });
 
@@ -146,7 +195,15 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       copy_async_wait<kNumStages - 2>();
       __syncwarp();
       fetch(own + kNumStages - 1);
-      const auto& ring = shared.ring[warp][own % kNumStages];
+      auto& ring = shared.ring[warp][own % kNumStages];
+      const uint32_t first = tile_position(own);
+      if (cached < item.end && first + kTile > cached) {
+        const uint32_t row = cached - first;
+        for (uint32_t i = lane; i < 2 * kPieces; i += 32)
+          *reinterpret_cast<uint4*>(ring[i / kPieces] + piece_at<kHead>(row, i % kPieces)) =
+              *reinterpret_cast<const uint4*>((i < kPieces ? fresh.k : fresh.v) + i % kPieces * 16);
+        __syncwarp();
+      }
       float scores[2][4] = {}; // [16 rows, 16 positions]
       multiply_keys<Element, kHead, kTile>(scores, q, ring[0], 0);
       float unit = a.scale * kLog2e;
@@ -155,7 +212,6 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
 #pragma unroll
         for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = in_base2(scores[i / 4][i % 4], a.scale, a.softcap);
       }
-      const uint32_t first = tile_position(own);
       if (first < item.begin || first + kTile > item.end) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
@@ -336,10 +392,15 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
 #endif
 }
 
+template <int kHead> constexpr size_t shared_bytes(bool has_fresh) {
+  return sizeof(Shared<kHead>) + (has_fresh ? sizeof(Fresh<kHead>) : 0);
+}
+
 template <class Element, int kHead>
 void run(const Queue& queue, uint32_t blocks, const uint32_t* num_items, const DecodeItem* items, const AttendArgs& a) {
   const auto go = [&](auto* kernel) {
-    launch("attend_decode", kernel, blocks, kWarps<kHead> * 32, sizeof(Shared<kHead>), queue, num_items, items, a);
+    launch("attend_decode", kernel, blocks, kWarps<kHead> * 32, shared_bytes<kHead>(bool(a.fresh.k)), queue, num_items,
+           items, a);
   };
   if (a.q.heads / a.kv.kv_heads <= 8)
     go(a.softcap != 0 ? attend_decode_kernel<Element, kHead, 8, true> : attend_decode_kernel<Element, kHead, 8, false>);
@@ -371,6 +432,21 @@ bool attend_fast(uint32_t heads, const quire_kv_layer& layer, uint32_t format, i
   if (k != layer.v_dim || heads % layer.kv_heads != 0 || heads / layer.kv_heads > 16) return false;
   if (k != 64 && k != 80 && k != 96 && k != 128 && k != 256) return false;
   return compute_capability >= 80 && (format == QUIRE_F16 || format == QUIRE_BF16);
+}
+
+bool attend_takes_fresh(uint32_t head_dim, uint64_t available) {
+  switch (head_dim) {
+  case 64:
+    return shared_bytes<64>(true) <= available;
+  case 80:
+    return shared_bytes<80>(true) <= available;
+  case 96:
+    return shared_bytes<96>(true) <= available;
+  case 128:
+    return shared_bytes<128>(true) <= available;
+  default:
+    return shared_bytes<256>(true) <= available;
+  }
 }
 
 uint32_t decode_blocks(uint32_t multiprocessors) { return 2 * multiprocessors; }

@@ -1,9 +1,9 @@
 // rope and kv_store, together or alone: q and k rotated by each token's position, k and v written into the cache.
 //
 // Shapes: q [T, heads, dim], k [T, kv_heads, k_dim], v [T, kv_heads, v_dim]; frequencies [rotary_dim / 2]. Bytes: each
-// input and output once. A warp a head of a token. Angles are formed in double and reduced there: at position 100,000 a
-// float32 product would be off by 0.004 radians. Source: Su et al. 2021, in the two pairings of quire_rope_kind.
+// input and output once. A warp a head of a token.
 #include "elements.cuh"
+#include "turn.cuh"
 
 #include <cassert>
 
@@ -58,18 +58,13 @@ __global__ void __launch_bounds__(kWarps * 32) rope_kernel(StepArrays step, Rope
     if (!is_q && slot != kNoSlot) store_kv(args.kv, args.kv.k_offset, in.dim, item, slot, col, value);
   };
   const uint32_t pairs = a.frequencies != nullptr ? a.rotary_dim / 2 : 0;
-  const double position = step.positions[t];
   for (uint32_t i = lane; i < pairs; i += 32) {
-    const double angle = position * static_cast<double>(a.frequencies[i]);
-    constexpr double kTurn = 6.283185307179586476925;
-    const auto reduced = static_cast<float>(angle - kTurn * rint(angle / kTurn));
-    float s, c;
-    sincosf(reduced, &s, &c);
-    s *= a.magnitude, c *= a.magnitude;
+    const float2 turn = turn_of(step.positions[t], a.frequencies[i], a.magnitude);
     const uint32_t ia = a.interleaved ? 2 * i : i, ib = a.interleaved ? 2 * i + 1 : i + pairs;
     const float x = load<1>(in, t, base + ia).x[0], y = load<1>(in, t, base + ib).x[0];
-    put(ia, x * c - y * s);
-    put(ib, y * c + x * s);
+    const float2 turned = rotate(x, y, turn);
+    put(ia, turned.x);
+    put(ib, turned.y);
   }
   for (uint32_t i = 2 * pairs + lane; i < in.dim; i += 32) put(i, load<1>(in, t, base + i).x[0]);
 }

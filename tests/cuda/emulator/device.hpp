@@ -139,6 +139,10 @@ inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return std::exp(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline void sincospif(float x, float* s, float* c) {
+  constexpr double kPi = 3.14159265358979323846;
+  *s = static_cast<float>(std::sin(kPi * x)), *c = static_cast<float>(std::cos(kPi * x));
+}
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __nanosleep(unsigned) { QUIRE_EMU::yield(); }
