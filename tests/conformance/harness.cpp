@@ -35,6 +35,7 @@ BackendSession::Options session_options() {
   o.device = options().device;
   o.num_threads = options().threads;
   o.validate = options().validate;
+  o.invariant = options().any_order ? 0 : 1;
   o.cache_dir = options().cache_dir;
   o.complaint = [](const std::string& message) { ADD_FAILURE() << "the backend complained: " << message; };
   return o;

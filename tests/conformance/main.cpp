@@ -2,6 +2,7 @@
 //
 //   quire-tests conformance [--backend reference|vulkan|cuda] [--filter OP] [--seed S] [--gtest_...]
 //       every op and verb against float64, over random shapes
+//       --any-order: with the kernels that serve without --invariant; what asks for the same bits is skipped
 //   quire-tests oracle [--backend ...] [--model FILE] [--goldens FILE] [--chunk N] [--batch N]
 //       SmolLM2-135M-Instruct at Q4_1 against Hugging Face's logits and greedy tokens
 //       --brief: a selection that a change of the subgroup can break (ignored with --full)
@@ -43,7 +44,7 @@ namespace {
   std::fprintf(
       stderr,
       "quire-tests: %s\n"
-      "usage: quire-tests conformance [--filter OP] [--seed S] [--brief]\n"
+      "usage: quire-tests conformance [--filter OP] [--seed S] [--brief] [--any-order]\n"
       "       quire-tests oracle [--model FILE] [--goldens FILE] [--chunk N] [--batch N]\n"
       "       quire-tests trials [--steps N] [--model FILE|DIR] [--seed S]\n"
       "       quire-tests invariant [--model FILE|DIR]\n"
@@ -100,6 +101,8 @@ void parse(int argc, char** argv) {
       o.full = true;
     else if (flag == "--brief")
       o.brief = true;
+    else if (flag == "--any-order")
+      o.any_order = true;
     else if (flag == "--validate")
       o.validate = true;
     else

@@ -23,6 +23,7 @@ struct Options {
   bool full = false;
   bool brief = false;
   bool validate = false;
+  bool any_order = false; // conformance: the kernels of a server without --invariant
   uint64_t seed = 1;
 };
 
