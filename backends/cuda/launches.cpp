@@ -221,6 +221,7 @@ class Maker {
         args.activation = p.activation;
         args.scale = p.scale == 0 ? 1.f : p.scale;
         args.softcap = p.softcap;
+        args.wide_blocks = linear_blocks_wide(device_.compute_capability) ? device_.multiprocessors : 0;
         calls.push_back(args);
       }
       LinearArgs& args = calls.back();

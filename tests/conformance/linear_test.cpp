@@ -104,6 +104,18 @@ TEST(Linear, ALongInnerSize) {
   check_linear(h, {QUIRE_BF16}, {64}, 14336, 20, false, {}, false);
 }
 
+// Many tokens of block formats: more tiles than a large GPU has multiprocessors, and so few that K is split among them.
+TEST(Linear, MoreTilesThanMultiprocessorsAndFewer) {
+  Harness h("Linear.MoreTilesThanMultiprocessorsAndFewer");
+  Random& random = h.random();
+  check_linear(h, {random.pick({QUIRE_Q4_0, QUIRE_Q5_1, QUIRE_Q8_0})}, {random.integer(2200, 2300)}, 128,
+               random.integer(1930, 2048), false, {}, true);
+  for (const uint32_t tokens : {random.integer(40, 64), random.integer(65, 128)}) {
+    const uint32_t format = random.pick({QUIRE_Q4_K, QUIRE_Q6_K});
+    check_linear(h, {format, format}, {random.integer(1, 200), random.integer(1, 200)}, 4096, tokens, false, {}, true);
+  }
+}
+
 // Beyond 128 MiB (maxStorageBufferRange of lavapipe) in one weight: quantised and plain, and a tied embedding.
 TEST(Linear, AWeightBeyond128MiB) {
   Harness h("Linear.AWeightBeyond128MiB");

@@ -27,6 +27,12 @@ __device__ __forceinline__ void barrier_wait(uint64_t* b, uint32_t parity) {
                : "memory");
 }
 
+__device__ __forceinline__ void copy_2d(void* to, const CUtensorMap* map, uint64_t* b, int x, int y) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+               "[%2];" ::"r"(shared_address(to)),
+               "l"(map), "r"(shared_address(b)), "r"(x), "r"(y)
+               : "memory");
+}
 __device__ __forceinline__ void copy_3d(void* to, const CUtensorMap* map, uint64_t* b, int x, int y, int z) {
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, "
                "%5}], [%2];" ::"r"(shared_address(to)),
@@ -89,6 +95,30 @@ template <class Element> __device__ __forceinline__ void wgmma_rs(float (&d)[32]
 QUIRE_WGMMA(__half, "f16")
 QUIRE_WGMMA(__nv_bfloat16, "bf16")
 #undef QUIRE_WGMMA
+
+// d [64, n] += a [64, 16] (registers) b [n, 16]^T (shared memory, 16 contiguous), fp16; n is twice d's length.
+#define QUIRE_R32_2 \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define QUIRE_R32_3 \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+__device__ __forceinline__ void wgmma_rows(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" QUIRE_R32_0 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
+               : QUIRE_D32(d, 0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+__device__ __forceinline__ void wgmma_rows(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" QUIRE_R32_0 ", " QUIRE_R32_1 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+               : QUIRE_D32(d, 0), QUIRE_D32(d, 32)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+__device__ __forceinline__ void wgmma_rows(float (&d)[128], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" QUIRE_R32_0 ", " QUIRE_R32_1 ", " QUIRE_R32_2 ", " QUIRE_R32_3
+               "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
+               : QUIRE_D32(d, 0), QUIRE_D32(d, 32), QUIRE_D32(d, 64), QUIRE_D32(d, 96)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+#undef QUIRE_R32_3
+#undef QUIRE_R32_2
 #undef QUIRE_R32_1
 #undef QUIRE_R32_0
 #undef QUIRE_D32
@@ -108,6 +138,14 @@ template <int kThreads> __device__ __forceinline__ void named_wait_of(int id) {
 // Named barriers of 256 threads: waiting at one, and only arriving.
 __device__ __forceinline__ void named_wait(int id) { asm volatile("bar.sync %0, 256;" ::"r"(id) : "memory"); }
 __device__ __forceinline__ void named_arrive(int id) { asm volatile("bar.arrive %0, 256;" ::"r"(id) : "memory"); }
+
+// 8 x 8 matrices of 16-bit elements in fragment order (lane 4 g + t has row g, columns 2t, 2t+1), transposed: lane 8 i
+// + r brings the address for column r of matrix i.
+__device__ __forceinline__ void store_matrix_transposed(void* column, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(column)),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
 
 // What was written to shared memory by plain stores can be read by copies and products that begin later.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

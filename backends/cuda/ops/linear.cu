@@ -68,6 +68,8 @@ const char* name_of(LinearKernel kernel) {
     return "linear_small";
   case LinearKernel::tile:
     return "linear_tile";
+  case LinearKernel::blocks_sm90:
+    return "linear_blocks_sm90";
   case LinearKernel::blocks:
     break;
   }
@@ -81,7 +83,7 @@ LinearKernel choose_linear(uint32_t rows, const LinearArgs& a) {
   if (!aligned) return LinearKernel::any;
   if (rows <= kSmallRows) return LinearKernel::small;
   if (format == QUIRE_F16) return LinearKernel::tile;
-
+  if (a.wide_blocks != 0 && !a.fixed_order && rows >= kWideRows) return LinearKernel::blocks_sm90;
   return LinearKernel::blocks;
 }
 
@@ -96,6 +98,8 @@ void linear(const Queue& queue, uint32_t rows, const LinearArgs& a) {
     return linear_tile(queue, rows, a);
   case LinearKernel::blocks:
     return linear_blocks(queue, rows, a);
+  case LinearKernel::blocks_sm90:
+    return linear_blocks_sm90(queue, rows, a);
   }
 }
 
