@@ -32,6 +32,17 @@ struct AttendPlan {
   uint32_t part_partials = 0;
 
   void clear();
+
+  // What planning works with, kept for its memory.
+  struct Key {
+    uint32_t shorter; // than the longest item, in positions
+    uint32_t item;
+  };
+  struct Scratch {
+    std::vector<uint32_t> positions; // that each sequence of one token reads
+    std::vector<DecodeItem> items;   // in the order of the sequences
+    std::vector<Key> keys, sorted;
+  } scratch;
 };
 
 struct AttendShape {

@@ -1,6 +1,7 @@
 #include "step_buffer.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cstring>
 #include <string>
@@ -51,6 +52,93 @@ StepLayout lay_out_step(const StepShape& shape, uint32_t groups, const std::vect
   return layout;
 }
 
+namespace {
+
+// What tells that something is wrong, of thousands of numbers a step: the loops have no branch, so that they run on
+// vectors. What is wrong is looked for only then.
+constexpr uint32_t kWrong = 0x80000000u;
+
+// 0 where every block is one of `count`, at most 2^31.
+uint32_t blocks_beyond(const uint32_t* blocks, uint64_t num, uint32_t count) {
+  uint32_t wrong = 0;
+  for (uint64_t i = 0; i < num; ++i) wrong |= (count - 1 - blocks[i]) | blocks[i];
+  return wrong & kWrong;
+}
+
+bool divides_its_tokens(const quire_step& step) {
+  uint32_t wrong = step.query_start[0] ^ 0;
+  for (uint32_t s = 0; s < step.num_sequences; ++s)
+    wrong |= static_cast<uint32_t>(step.query_start[s + 1] <= step.query_start[s]);
+  return wrong == 0 && step.query_start[step.num_sequences] == step.num_tokens;
+}
+
+bool lengths_fit(const quire_step& step, const StepTraits& traits) {
+  uint32_t wrong = 0;
+  for (uint32_t s = 0; s < step.num_sequences; ++s) {
+    const uint32_t length = step.seq_len[s], queries = step.query_start[s + 1] - step.query_start[s];
+    wrong |= static_cast<uint32_t>(length < queries) | static_cast<uint32_t>(length > traits.limits.max_context);
+  }
+  if (traits.groups != 0)
+    for (uint32_t s = 0; s < step.num_sequences; ++s)
+      wrong |= static_cast<uint32_t>(uint64_t{step.table_start[s + 1] - step.table_start[s]} * traits.block_size <
+                                     step.seq_len[s]);
+  return wrong == 0;
+}
+
+bool tokens_fit(const quire_step& step, const StepTraits& traits) {
+  uint32_t wrong = 0;
+  if (step.token_rows == nullptr) {
+    for (uint32_t t = 0; t < step.num_tokens; ++t)
+      wrong |= static_cast<uint32_t>(static_cast<uint32_t>(step.tokens[t]) >= traits.vocab);
+  } else {
+    for (uint32_t t = 0; t < step.num_tokens; ++t) {
+      const uint32_t row = step.token_rows[t];
+      wrong |= static_cast<uint32_t>(row > traits.limits.max_rows) |
+               (static_cast<uint32_t>(row == 0) &
+                static_cast<uint32_t>(static_cast<uint32_t>(step.tokens[t]) >= traits.vocab));
+    }
+  }
+  for (uint32_t r = 0; r < step.num_rows; ++r) wrong |= static_cast<uint32_t>(step.rows[r] >= step.num_tokens);
+  return wrong == 0;
+}
+
+[[noreturn]] void refuse_lengths(const quire_step& step, const StepTraits& traits) {
+  for (uint32_t s = 0; s < step.num_sequences; ++s) {
+    if (step.seq_len[s] < step.query_start[s + 1] - step.query_start[s]) refuse("has a sequence without tokens");
+    if (step.seq_len[s] > traits.limits.max_context) refuse("has a sequence beyond the context of the limits");
+  }
+  refuse("has a block table shorter than its sequence");
+}
+
+[[noreturn]] void refuse_tokens(const quire_step& step, const StepTraits& traits) {
+  for (uint32_t r = 0; r < step.num_rows; ++r)
+    if (step.rows[r] >= step.num_tokens) refuse("wants the output of a token that it doesn't have");
+  for (uint32_t t = 0; t < step.num_tokens; ++t) {
+    const uint32_t row = step.token_rows != nullptr ? step.token_rows[t] : 0;
+    if (row > traits.limits.max_rows) refuse("takes a token from a row beyond the limits");
+    if (row == 0 && static_cast<uint32_t>(step.tokens[t]) >= traits.vocab)
+      refuse("has token " + std::to_string(step.tokens[t]) + ", the vocabulary has " + std::to_string(traits.vocab));
+  }
+  refuse("has a token that it can't have");
+}
+
+// The blocks that the step will touch; what a table holds before and behind them may be anything.
+void check_blocks(const quire_step& step, const StepTraits& traits, uint32_t group, uint32_t num_blocks) {
+  if (blocks_beyond(step.tables[group], entries_of(step), num_blocks) == 0) return; // most steps: all are good
+  for (uint32_t s = 0; s < step.num_sequences; ++s) {
+    const uint32_t before = step.seq_len[s] - (step.query_start[s + 1] - step.query_start[s]);
+    uint32_t first = before;
+    for (const AttendClass& c : traits.classes)
+      if (c.group == group) first = std::min(first, first_seen(before, c.window));
+    const uint32_t* table = step.tables[group] + step.table_start[s];
+    for (uint32_t b = first / traits.block_size; b <= (step.seq_len[s] - 1) / traits.block_size; ++b)
+      if (table[b] >= num_blocks)
+        refuse("names block " + std::to_string(table[b]) + " of " + std::to_string(num_blocks));
+  }
+}
+
+} // namespace
+
 void check_step(const quire_step& step, const StepTraits& traits, std::span<const uint32_t> num_blocks) {
   const quire_limits& limits = traits.limits;
   if (step.num_tokens == 0 || step.num_sequences == 0) refuse("has no tokens");
@@ -58,34 +146,10 @@ void check_step(const quire_step& step, const StepTraits& traits, std::span<cons
       step.num_rows > limits.max_rows)
     refuse("has " + std::to_string(step.num_tokens) + " tokens, " + std::to_string(step.num_sequences) +
            " sequences and " + std::to_string(step.num_rows) + " rows: more than the limits");
-  if (step.query_start[0] != 0 || step.query_start[step.num_sequences] != step.num_tokens)
-    refuse("divides its tokens wrongly");
-  for (uint32_t s = 0; s < step.num_sequences; ++s) {
-    const uint32_t queries = step.query_start[s + 1] - step.query_start[s];
-    if (step.query_start[s + 1] <= step.query_start[s] || step.seq_len[s] < queries)
-      refuse("has a sequence without tokens");
-    if (step.seq_len[s] > limits.max_context) refuse("has a sequence beyond the context of the limits");
-    if (traits.groups == 0) continue;
-    const uint32_t entries = step.table_start[s + 1] - step.table_start[s];
-    if (uint64_t{entries} * traits.block_size < step.seq_len[s]) refuse("has a block table shorter than its sequence");
-    for (uint32_t g = 0; g < traits.groups; ++g) {
-      uint32_t first = step.seq_len[s] - queries;
-      for (const AttendClass& c : traits.classes)
-        if (c.group == g) first = std::min(first, first_seen(step.seq_len[s] - queries, c.window));
-      const uint32_t* table = step.tables[g] + step.table_start[s];
-      for (uint32_t b = first / traits.block_size; b <= (step.seq_len[s] - 1) / traits.block_size; ++b)
-        if (table[b] >= num_blocks[g])
-          refuse("names block " + std::to_string(table[b]) + " of " + std::to_string(num_blocks[g]));
-    }
-  }
-  for (uint32_t r = 0; r < step.num_rows; ++r)
-    if (step.rows[r] >= step.num_tokens) refuse("wants the output of a token that it doesn't have");
-  for (uint32_t t = 0; t < step.num_tokens; ++t) {
-    const uint32_t row = step.token_rows != nullptr ? step.token_rows[t] : 0;
-    if (row > limits.max_rows) refuse("takes a token from a row beyond the limits");
-    if (row == 0 && (step.tokens[t] < 0 || static_cast<uint32_t>(step.tokens[t]) >= traits.vocab))
-      refuse("has token " + std::to_string(step.tokens[t]) + ", the vocabulary has " + std::to_string(traits.vocab));
-  }
+  if (!divides_its_tokens(step)) refuse("divides its tokens wrongly");
+  if (!lengths_fit(step, traits)) refuse_lengths(step, traits);
+  for (uint32_t g = 0; g < traits.groups; ++g) check_blocks(step, traits, g, num_blocks[g]);
+  if (!tokens_fit(step, traits)) refuse_tokens(step, traits);
 }
 
 bool is_decode(const quire_step& step) {
@@ -95,7 +159,8 @@ bool is_decode(const quire_step& step) {
 void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans) {
   plans.classes.resize(traits.classes.size());
   plans.has_prefill = false;
-  std::vector<AttendSequence> sequences(step.num_sequences);
+  std::vector<AttendSequence>& sequences = plans.sequences;
+  sequences.resize(step.num_sequences);
   const uint32_t entries = entries_of(step);
   for (uint32_t c = 0; c < traits.classes.size(); ++c) {
     const AttendClass& kind = traits.classes[c];
@@ -138,39 +203,76 @@ StepShape bucket_shape(uint32_t bucket, const StepTraits& traits) {
   return shape;
 }
 
+namespace {
+
+// What a step has by token. Steps of one token a sequence are the most: their loops have no other within.
+struct TokenArrays {
+  int32_t* __restrict tokens;
+  uint32_t* __restrict token_rows, * __restrict positions;
+};
+
+void write_tokens(const quire_step& step, uint32_t row_base, const TokenArrays& to) {
+  if (step.token_rows == nullptr) {
+    std::copy_n(step.tokens, step.num_tokens, to.tokens);
+    std::fill_n(to.token_rows, step.num_tokens, 0u);
+  } else {
+    for (uint32_t t = 0; t < step.num_tokens; ++t) {
+      const uint32_t row = step.token_rows[t];
+      to.tokens[t] = row == 0 ? step.tokens[t] : 0;
+      to.token_rows[t] = row == 0 ? 0 : row + row_base;
+    }
+  }
+  if (is_decode(step)) {
+    for (uint32_t s = 0; s < step.num_sequences; ++s) to.positions[s] = step.seq_len[s] - 1;
+  } else {
+    for (uint32_t s = 0; s < step.num_sequences; ++s) {
+      const uint32_t end = step.query_start[s + 1], to_end = step.seq_len[s] - end;
+      for (uint32_t t = step.query_start[s]; t < end; ++t) to.positions[t] = to_end + t;
+    }
+  }
+}
+
+// slots, token_tables: [T] of one KV group, whose tables begin at entry `first_entry` of all groups'.
+void write_places(const quire_step& step, uint32_t block_size, const uint32_t* table, uint32_t first_entry,
+                  const uint32_t* __restrict positions, uint32_t* __restrict slots, uint32_t* __restrict token_tables) {
+  const auto shift = static_cast<uint32_t>(std::countr_zero(block_size)); // a power of two: check_limits
+  const auto slot = [&](const uint32_t* own, uint32_t position) {
+    return (own[position >> shift] << shift) | (position & (block_size - 1));
+  };
+  if (is_decode(step)) {
+    for (uint32_t s = 0; s < step.num_sequences; ++s) {
+      slots[s] = slot(table + step.table_start[s], positions[s]);
+      token_tables[s] = first_entry + step.table_start[s];
+    }
+    return;
+  }
+  for (uint32_t s = 0; s < step.num_sequences; ++s)
+    for (uint32_t t = step.query_start[s]; t < step.query_start[s + 1]; ++t) {
+      slots[t] = slot(table + step.table_start[s], positions[t]);
+      token_tables[t] = first_entry + step.table_start[s];
+    }
+}
+
+} // namespace
+
 uint64_t write_step(const quire_step& step, const StepTraits& traits, const StepPlans& plans, const StepShape& shape,
                     const StepLayout& layout, uint32_t row_base, std::span<std::byte> out) {
-  const auto array = [&]<class T>(uint64_t offset, T*) { return reinterpret_cast<T*>(out.data() + offset); };
-  auto* tokens = array(layout.tokens, static_cast<int32_t*>(nullptr));
-  auto* token_rows = array(layout.token_rows, static_cast<uint32_t*>(nullptr));
-  auto* positions = array(layout.positions, static_cast<uint32_t*>(nullptr));
-  auto* rows = array(layout.rows, static_cast<uint32_t*>(nullptr));
+  const auto words = [&](uint64_t offset) { return reinterpret_cast<uint32_t*>(out.data() + offset); };
   const uint32_t entries = entries_of(step);
-  for (uint32_t s = 0; s < step.num_sequences; ++s) {
-    const uint32_t first = step.query_start[s], end = step.query_start[s + 1];
-    for (uint32_t t = first; t < end; ++t) {
-      const uint32_t row = step.token_rows != nullptr ? step.token_rows[t] : 0;
-      tokens[t] = row == 0 ? step.tokens[t] : 0;
-      token_rows[t] = row == 0 ? 0 : row + row_base;
-      positions[t] = step.seq_len[s] - (end - t);
-    }
-    for (uint32_t g = 0; g < traits.groups; ++g) {
-      auto* slots = array(layout.slots[g], static_cast<uint32_t*>(nullptr));
-      auto* token_tables = array(layout.token_tables[g], static_cast<uint32_t*>(nullptr));
-      const uint32_t* table = step.tables[g] + step.table_start[s];
-      for (uint32_t t = first; t < end; ++t) {
-        slots[t] = table[positions[t] / traits.block_size] * traits.block_size + positions[t] % traits.block_size;
-        token_tables[t] = g * entries + step.table_start[s];
-      }
-    }
+  const TokenArrays to{reinterpret_cast<int32_t*>(out.data() + layout.tokens), words(layout.token_rows),
+                       words(layout.positions)};
+  write_tokens(step, row_base, to);
+  const uint32_t padding = shape.tokens - step.num_tokens;
+  std::fill_n(to.tokens + step.num_tokens, padding, 0);
+  std::fill_n(to.token_rows + step.num_tokens, padding, 0u);
+  std::fill_n(to.positions + step.num_tokens, padding, 0u);
+  for (uint32_t g = 0; g < traits.groups; ++g) {
+    uint32_t *slots = words(layout.slots[g]), *token_tables = words(layout.token_tables[g]);
+    write_places(step, traits.block_size, step.tables[g], g * entries, to.positions, slots, token_tables);
+    std::fill_n(slots + step.num_tokens, padding, kNoSlot);
+    std::fill_n(token_tables + step.num_tokens, padding, kNoSlot);
   }
-  for (uint32_t t = step.num_tokens; t < shape.tokens; ++t) {
-    tokens[t] = 0, token_rows[t] = 0, positions[t] = 0;
-    for (uint32_t g = 0; g < traits.groups; ++g) {
-      array(layout.slots[g], static_cast<uint32_t*>(nullptr))[t] = kNoSlot;
-      array(layout.token_tables[g], static_cast<uint32_t*>(nullptr))[t] = kNoSlot;
-    }
-  }
+  uint32_t* rows = words(layout.rows);
   std::copy_n(step.rows, step.num_rows, rows);
   std::fill(rows + step.num_rows, rows + shape.rows, 0u);
 

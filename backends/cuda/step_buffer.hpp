@@ -62,7 +62,8 @@ struct StepTraits {
 // The plans of a step, per class; keeps its memory.
 struct StepPlans {
   std::vector<AttendPlan> classes;
-  bool has_prefill = false; // a decode graph can't run it
+  bool has_prefill = false;              // a decode graph can't run it
+  std::vector<AttendSequence> sequences; // scratch
 };
 
 // Throws QUIRE_INVALID where the step breaks the program's limits. has_kv: kv_create was called, so num_blocks is

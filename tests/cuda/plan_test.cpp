@@ -104,6 +104,100 @@ TEST(CudaAttendPlan, EveryPositionIsReadOnceAndTheGridIsFilled) {
   }
 }
 
+// What plan_attend says of decode sequences, by plain arithmetic: every candidate is tried over all sequences, and the
+// items are sorted by a stable sort.
+std::vector<DecodeItem> plain_plan(const std::vector<AttendSequence>& sequences, const AttendShape& shape) {
+  const auto up = [](uint64_t n, uint32_t to) { return static_cast<uint32_t>((n + to - 1) / to * to); };
+  const auto origin = [&](const AttendSequence& s) { return first_seen(s.length - 1, shape.window) / 16 * 16; };
+  uint64_t total = 0;
+  uint32_t longest = 0;
+  for (const AttendSequence& s : sequences) {
+    total += s.length - origin(s);
+    longest = std::max(longest, s.length - origin(s));
+  }
+  const uint32_t most = max_decode_items(static_cast<uint32_t>(sequences.size()), shape.blocks, shape.kv_heads);
+  const auto cost = [&](uint32_t chunk) -> uint64_t {
+    std::vector<uint64_t> lengths; // of items, whole ones and then the rest in 64ths of a chunk
+    for (const AttendSequence& s : sequences) {
+      const uint32_t n = s.length - origin(s), rest = n % chunk;
+      lengths.insert(lengths.end(), n / chunk, chunk);
+      if (rest != 0) lengths.push_back(uint64_t{chunk} * ((uint64_t{rest} * 64 + chunk - 1) / chunk) / 64);
+    }
+    if (lengths.size() > most) return UINT64_MAX;
+    std::sort(lengths.rbegin(), lengths.rend());
+    std::vector<uint64_t> tasks; // an item a KV head
+    for (const uint64_t length : lengths) tasks.insert(tasks.end(), shape.kv_heads, length + 128);
+    uint64_t low = 0, high = 0;
+    for (size_t at = 0, round = 0; at < tasks.size(); at += shape.blocks, ++round) {
+      const uint64_t first = tasks[at], last = at + shape.blocks <= tasks.size() ? tasks[at + shape.blocks - 1] : 0;
+      low += round % 2 == 0 ? first : last;
+      high += round % 2 == 0 ? last : first;
+    }
+    return std::max(low, high) + (lengths.size() > sequences.size() ? 64 : 0);
+  };
+  const uint32_t whole = up(longest, 16), least = std::max(64u, up((longest + 254) / 255, 16));
+  std::vector<uint32_t> candidates;
+  for (uint32_t chunk = 64; chunk <= 4096; chunk *= 2) candidates.push_back(chunk);
+  for (uint32_t rounds = 1; rounds <= 3; ++rounds) {
+    const uint64_t tasks = uint64_t{shape.blocks} * rounds;
+    for (uint32_t more = 0; more <= 32; more += 16)
+      candidates.push_back(up((total * shape.kv_heads + tasks - 1) / tasks, 16) + more);
+  }
+  uint32_t chunk = std::max(whole, least);
+  uint64_t best = cost(chunk);
+  for (const uint32_t c : candidates)
+    if (c >= least && c < whole)
+      if (const uint64_t its = cost(c); its < best) best = its, chunk = c;
+  std::vector<DecodeItem> items;
+  uint32_t partials = 0;
+  for (const AttendSequence& s : sequences) {
+    const uint32_t parts = (s.length - origin(s) + chunk - 1) / chunk;
+    for (uint32_t part = 0; part < parts; ++part) {
+      const uint32_t begin = origin(s) + part * chunk;
+      items.push_back({s.token, std::max(begin, first_seen(s.length - 1, shape.window)),
+                       std::min(begin + chunk, s.length), s.table, part, parts, partials, s.length - 1});
+    }
+    if (parts > 1) partials += parts;
+  }
+  std::stable_sort(items.begin(), items.end(),
+                   [](const DecodeItem& a, const DecodeItem& b) { return a.end - a.begin > b.end - b.begin; });
+  return items;
+}
+
+TEST(CudaAttendPlan, IsThatOfPlainArithmeticOverRandomHistories) {
+  std::mt19937 random(2);
+  const auto below = [&](uint32_t n) { return static_cast<uint32_t>(random() % n); };
+  AttendPlan plan; // keeps its memory through all of them
+  for (int history = 0; history < 40; ++history) {
+    AttendShape shape;
+    shape.kv_heads = 1 + below(8);
+    shape.window = history % 3 == 0 ? 1 + below(900) : 0;
+    shape.blocks = history % 2 == 0 ? 264 : 1 + below(300);
+    const uint32_t longest = history % 4 == 0 ? 100000 : 3000;
+    std::vector<uint32_t> lengths(1 + below(300));
+    for (uint32_t& length : lengths) length = 1 + below(longest);
+    for (int step = 0; step < 12; ++step) {
+      for (uint32_t& length : lengths) ++length;
+      if (below(3) == 0) lengths[below(static_cast<uint32_t>(lengths.size()))] = 1 + below(longest);
+      if (below(3) == 0)
+        lengths.insert(lengths.begin() + below(static_cast<uint32_t>(lengths.size())), 1 + below(longest));
+      if (lengths.size() > 1 && below(3) == 0)
+        lengths.erase(lengths.begin() + below(static_cast<uint32_t>(lengths.size())));
+      std::vector<AttendSequence> sequences;
+      for (uint32_t s = 0; s < lengths.size(); ++s) sequences.push_back({s, 1, lengths[s], 1000 * s});
+      plan_attend(sequences, shape, plan);
+      const std::vector<DecodeItem> wanted = plain_plan(sequences, shape);
+      ASSERT_EQ(plan.decode.size(), wanted.size());
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        const DecodeItem &a = plan.decode[i], &b = wanted[i];
+        ASSERT_TRUE(a.token == b.token && a.begin == b.begin && a.end == b.end && a.table == b.table &&
+                    a.part == b.part && a.parts == b.parts && a.partial == b.partial && a.stored == b.stored)
+            << "item " << i << " of history " << history << ", step " << step;
+      }
+    }
+  }
+}
+
 TEST(CudaAttendPlan, OneLongSequenceOccupiesTheWholeGrid) {
   AttendShape shape;
   shape.group = 4, shape.kv_heads = 8, shape.blocks = 264;
