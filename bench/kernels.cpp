@@ -9,9 +9,11 @@
 #include <numeric>
 
 #include "attention_program.hpp"
+#include "kv/kv_format.hpp"
 #include "plugin_host.hpp"
 #include "program/builder.hpp"
 #include "quire/error.hpp"
+#include "quire/plugin_check.hpp"
 #include "reference/reference.hpp"
 #include "weights/formats.hpp"
 #include "weights/model_files.hpp"
@@ -176,12 +178,7 @@ boost::json::object profile_step(const quire_backend& backend, void* instance, c
           {"kernels", std::move(kernels)}};
 }
 
-uint32_t kv_format_of(const std::string& word) {
-  if (word == "f16") return QUIRE_F16;
-  if (word == "bf16") return QUIRE_BF16;
-  if (word == "f32") return QUIRE_F32;
-  throw Error("--kv-format is `" + word + "`: it must be f16, bf16 or f32");
-}
+uint32_t kv_format_of(const std::string& word) { return parse_kv_format(word, "--kv-format"); }
 
 // The plugins, and one instance of the backend that was asked for.
 struct Opened {
@@ -244,8 +241,7 @@ boost::json::object attention_step(Opened& opened, const KernelOptions& o, const
   constexpr uint32_t kChunk = 8192;
   const AttentionShape shape{o.heads, o.kv_heads, o.head_dim};
   const uint32_t format = kv_format_of(o.kv_format);
-  const uint64_t layer_bytes =
-      uint64_t{2} * sequences * length * o.kv_heads * o.head_dim * (format == QUIRE_F32 ? 4 : 2);
+  const uint64_t layer_bytes = uint64_t{2} * sequences * length * o.kv_heads * o.head_dim * kv_element_bytes(format);
   const auto layers = static_cast<uint32_t>(std::clamp<uint64_t>(kColdBytes / layer_bytes + 1, 2, 96));
   opened.renew(o);
   const quire_backend& backend = *opened.backend;
@@ -310,8 +306,7 @@ boost::json::object bench_attention(const KernelOptions& o) {
   const Ceilings ceilings = measure_ceilings(opened);
   boost::json::array steps;
   constexpr uint64_t kSomeBytes = 64 << 20; // of KV a layer
-  const uint64_t position_bytes =
-      uint64_t{2} * o.kv_heads * o.head_dim * (kv_format_of(o.kv_format) == QUIRE_F32 ? 4 : 2);
+  const uint64_t position_bytes = uint64_t{2} * o.kv_heads * o.head_dim * kv_element_bytes(kv_format_of(o.kv_format));
   const auto some = static_cast<uint32_t>(std::max<uint64_t>(kSomeBytes / (position_bytes * 1024), 1));
   const uint32_t shapes[][2] = {{64, 4096}, {1, 32768}, {some, 1024}, {1, 1024}, {64, 128}};
   for (const auto& [sequences, length] : shapes)

@@ -164,7 +164,7 @@ Command add_kernels(CLI::App& parent) {
   app->add_option("--context", k->context, "Their length")->capture_default_str();
   app->add_option("--prefill", k->prefill, "Tokens of the prefill step; 0: none")->capture_default_str();
   app->add_option("--block-size", k->block_size)->capture_default_str();
-  app->add_option("--kv-format", k->kv_format)->capture_default_str();
+  app->add_option("--kv-format", k->kv_format, "f16, bf16, f32 or f8")->capture_default_str();
   app->add_option("--repetitions", k->repetitions)->capture_default_str();
   app->add_flag("--invariant", k->invariant);
   app->add_flag("--tune", k->tune, "Let the backend time its kernels first");

@@ -69,7 +69,8 @@ void add_engine_options(CLI::App& command, EngineOptions& o) {
       .add_option("--memory-fraction", o.memory_fraction, "Of the device's free memory, where --kv-memory is not given")
       ->capture_default_str();
   add_bytes(command, "--swap-memory", o.swap_memory_bytes, "Host memory for swapped blocks (1GiB)");
-  command.add_option("--kv-format", o.kv_format, "f16, bf16 or f32")->capture_default_str();
+  command.add_option("--kv-format", o.kv_format, "f16, bf16, f32 or f8 (e4m3: half of f16's memory)")
+      ->capture_default_str();
   command.add_flag("!--no-prefix-cache", o.prefix_cache, "Don't reuse the KV of equal prefixes");
   command.add_flag("--invariant", o.invariant, "CUDA: the same tokens whatever else is in the batch");
   command.add_flag("--validate", o.validate, "Vulkan validation layers");

@@ -4,6 +4,7 @@
 #include "backend_choice.hpp"
 #include "core.hpp"
 #include "decode_rate.hpp"
+#include "kv/kv_format.hpp"
 #include "memory_plan.hpp"
 #include "plugin_host.hpp"
 #include "program/builder.hpp"
@@ -50,12 +51,7 @@ bool is_static(const std::string& batching) {
   return batching == "static";
 }
 
-uint32_t kv_format(const std::string& word) {
-  if (word == "f16") return QUIRE_F16;
-  if (word == "bf16") return QUIRE_BF16;
-  if (word == "f32") return QUIRE_F32;
-  throw Error("kv_format is `" + word + "`: it must be f16, bf16 or f32");
-}
+uint32_t kv_format(const std::string& word) { return parse_kv_format(word, "kv_format"); }
 
 PreemptionMode preemption_mode(const std::string& word) {
   if (word == "auto") return PreemptionMode::automatic;
@@ -284,9 +280,9 @@ CoreOptions Engine::Impl::plan(const EngineOptions& options, Device& device, boo
   info.num_blocks = plan.blocks.front();
   if (info.weights_bytes_per_second > 0)
     spdlog::info("weights reached the device at {:.1f} GB/s", info.weights_bytes_per_second * 1e-9);
-  spdlog::info("memory: weights {}, KV {} in {} blocks of {} tokens, scratch {}, swap {}",
-               bytes_text(info.weights_bytes), bytes_text(plan.kv_bytes), info.num_blocks, info.block_size,
-               bytes_text(info.scratch_bytes), bytes_text(plan.swap_bytes));
+  spdlog::info("memory: weights {}, KV {} of {} in {} blocks of {} tokens, scratch {}, swap {}",
+               bytes_text(info.weights_bytes), bytes_text(plan.kv_bytes), kv_format_name(limits.kv_format),
+               info.num_blocks, info.block_size, bytes_text(info.scratch_bytes), bytes_text(plan.swap_bytes));
   spdlog::info("longest context {} tokens, up to {} sequences at a time, {} tokens a step; room for {:.1f} sequences "
                "of full length",
                plan.max_context, options.max_sequences, limits.max_tokens,

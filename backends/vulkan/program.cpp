@@ -29,6 +29,8 @@ void check_limits(const quire_program& program, const quire_limits& limits) {
        "max_rows is " + std::to_string(limits.max_rows) + ", has to be at most 65535");
   need(limits.block_size >= 8 && limits.block_size <= 256 && (limits.block_size & (limits.block_size - 1)) == 0,
        "block_size is " + std::to_string(limits.block_size) + ", has to be a power of two from 8 to 256");
+  if (limits.kv_format == QUIRE_KV_E4M3)
+    throw Failure(QUIRE_UNSUPPORTED, "Vulkan has no f8 KV cache: use --kv-format f16, bf16 or f32, or --backend cuda");
   need(limits.kv_format <= QUIRE_BF16,
        "kv_format is " + std::to_string(limits.kv_format) + ", has to be F32, F16 or BF16");
   need(program.num_kv_groups <= max_groups, "the program has more than " + std::to_string(max_groups) + " KV groups");

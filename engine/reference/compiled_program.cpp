@@ -29,8 +29,8 @@ void check_limits(const quire_limits& limits, const std::string& program) {
     fail("limits.max_tokens and max_sequences must be at least 1");
   if (limits.block_size < 8 || limits.block_size > 256 || (limits.block_size & (limits.block_size - 1)) != 0)
     fail("limits.block_size " + std::to_string(limits.block_size) + " must be a power of two from 8 to 256");
-  if (limits.kv_format > QUIRE_BF16)
-    fail("limits.kv_format " + std::to_string(limits.kv_format) + " must be F32, F16 or BF16");
+  if (kv_element_bytes(limits.kv_format) == 0)
+    fail("limits.kv_format " + std::to_string(limits.kv_format) + " must be F32, F16, BF16 or E4M3");
 }
 
 // The host's whole validation: what compiles here needs no further check in the ops.

@@ -10,8 +10,6 @@
 namespace quire::reference {
 namespace {
 
-uint32_t element_bytes(uint32_t format) { return format == QUIRE_F32 ? 4 : 2; }
-
 // Copies block `from` of one pool to block `to` of another.
 void copy_block(std::byte* to_pool, uint32_t to, const std::byte* from_pool, uint32_t from, uint64_t block_bytes) {
   std::memcpy(to_pool + to * block_bytes, from_pool + from * block_bytes, block_bytes);
@@ -24,12 +22,12 @@ uint64_t kv_block_bytes(const CompiledProgram& program, uint32_t group) {
   for (const quire_kv_layer& layer : program.kv_layers())
     if (layer.group == group)
       bytes += uint64_t{layer.kv_heads} * (layer.k_dim + layer.v_dim) * program.limits().block_size *
-               element_bytes(program.limits().kv_format);
+               kv_element_bytes(program.limits().kv_format);
   return bytes;
 }
 
 KvCache::KvCache(const CompiledProgram& program, const quire_kv_config& config)
-    : format_(program.limits().kv_format), element_bytes_(element_bytes(format_)),
+    : format_(program.limits().kv_format), element_bytes_(kv_element_bytes(format_)),
       block_size_(program.limits().block_size) {
   const size_t groups = program.kv_groups().size();
   num_blocks_.assign(config.num_blocks, config.num_blocks + groups);
@@ -66,6 +64,10 @@ void KvCache::store(uint32_t layer, uint32_t what, uint32_t block, uint32_t slot
       std::memcpy(to, from, p.dim * sizeof(float));
       continue;
     }
+    if (format_ == QUIRE_KV_E4M3) {
+      for (uint32_t d = 0; d < p.dim; ++d) to[d] = std::byte{float_to_e4m3(from[d])};
+      continue;
+    }
     auto* narrow = reinterpret_cast<uint16_t*>(to);
     for (uint32_t d = 0; d < p.dim; ++d)
       narrow[d] = format_ == QUIRE_F16 ? float_to_half(from[d]) : float_to_bfloat16(from[d]);
@@ -77,6 +79,10 @@ void KvCache::load(uint32_t layer, uint32_t what, uint32_t block, uint32_t head,
   const Plane& p = plane(layer, what);
   const std::byte* from =
       p.device.get() + block * p.block_bytes + (uint64_t{head} * block_size_ + first) * p.dim * element_bytes_;
+  if (format_ == QUIRE_KV_E4M3) {
+    for (size_t i = 0; i < size_t{count} * p.dim; ++i) out[i] = e4m3_to_float(std::to_integer<uint8_t>(from[i]));
+    return;
+  }
   dequantize(format_, from, uint64_t{count} * p.dim, out);
 }
 

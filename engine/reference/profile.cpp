@@ -1,4 +1,5 @@
 // The measuring verbs of the reference backend: what each op of a step took, and what this machine can do at most.
+#include "quire/plugin_check.hpp"
 #include "reference/dot.hpp"
 #include "reference/instance.hpp"
 #include "reference/ops.hpp"
@@ -33,7 +34,7 @@ void count_work(const OpRun& run, quire_op_time& time) {
   for (const uint32_t id : run.op.out) time.bytes += value_bytes(run, id);
   const uint64_t rows = run.in(0) ? run.in(0).rows : run.step.num_tokens();
   const uint64_t elements = run.op.out[0] ? value_bytes(run, run.op.out[0]) / sizeof(float) : 0;
-  const uint64_t kv_bytes = run.program.limits().kv_format == QUIRE_F32 ? 4 : 2;
+  const uint64_t kv_bytes = kv_element_bytes(run.program.limits().kv_format);
   switch (run.op.kind) {
   case QUIRE_OP_EMBED:
     time.bytes += rows * run.weight(run.op.u.embed.table)->bytes() / run.weight(run.op.u.embed.table)->num_rows();

@@ -70,5 +70,7 @@ float half_to_float(uint16_t bits) { return half::from_half(bits); }
 uint16_t float_to_half(float value) { return half::to_half(value); }
 float bfloat16_to_float(uint16_t bits) { return half::from_bfloat16(bits); }
 uint16_t float_to_bfloat16(float value) { return half::to_bfloat16(value); }
+float e4m3_to_float(uint8_t bits) { return half::from_e4m3(bits); }
+uint8_t float_to_e4m3(float value) { return half::to_e4m3(value); }
 
 } // namespace quire

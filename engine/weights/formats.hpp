@@ -44,5 +44,8 @@ float half_to_float(uint16_t bits);
 uint16_t float_to_half(float value);
 float bfloat16_to_float(uint16_t bits);
 uint16_t float_to_bfloat16(float value);
+// A KV cache's E4M3 (plugin.h), likewise; to it, what exceeds its range becomes +-448.
+float e4m3_to_float(uint8_t bits);
+uint8_t float_to_e4m3(float value);
 
 } // namespace quire

@@ -40,4 +40,26 @@ inline uint16_t to_bfloat16(float value) {
   return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
 }
 
+// E4M3 has no infinity: 0x7f is NaN, 0x7e is 448. Its 7 low bits, moved to float32's place, are the value times 2^-120.
+inline float from_e4m3(uint8_t bits) {
+  const uint32_t sign = uint32_t(bits & 0x80u) << 24;
+  const float scaled = std::bit_cast<float>(uint32_t(bits & 0x7fu) << 20) * 0x1p120f;
+  uint32_t magnitude = std::bit_cast<uint32_t>(scaled);
+  magnitude |= (bits & 0x7fu) == 0x7fu ? 0x7fc00000u : 0u;
+  return std::bit_cast<float>(magnitude | sign);
+}
+
+inline uint8_t to_e4m3(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t sign = (bits >> 24) & 0x80u;
+  // Below 2^-6 the result is subnormal, in steps of 2^-9: adding 2^14, whose steps are the same, rounds.
+  const uint32_t subnormal =
+      std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0x1p14f) - std::bit_cast<uint32_t>(0x1p14f);
+  const uint32_t normal = (magnitude - (120u << 23) + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20;
+  const uint32_t special = magnitude > 0x7f800000u ? 0x7fu : 0x7eu;
+  const uint32_t result = magnitude < 0x3c800000u ? subnormal : magnitude >= 0x43e00000u ? special : normal;
+  return static_cast<uint8_t>(result | sign);
+}
+
 } // namespace quire::half

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 #include <sstream>
 
 namespace quire::tests {
@@ -152,7 +154,9 @@ TEST(Attend, MixedStepsOverScatteredBlocks) {
     if (random.chance(0.3)) s.scale = 0.5f;
     Layout layout;
     layout.block_size = random.pick({8u, 16u, 32u});
-    layout.kv_format = random.pick({QUIRE_F16, QUIRE_F16, QUIRE_BF16, QUIRE_F32});
+    layout.kv_format = takes_e4m3() && i % 4 == 3
+                           ? uint32_t{QUIRE_KV_E4M3}
+                           : random.pick<uint32_t>({QUIRE_F16, QUIRE_F16, QUIRE_BF16, QUIRE_F32});
     const uint32_t sequences = random.integer(1, 6);
     const TestProgram p = attend_program({s}, random);
     std::ostringstream what;
@@ -228,6 +232,65 @@ TEST(Attend, ALargeStep) {
   LogicalStep step{{{0, random_tokens(170, random)}, {1, random_tokens(1, random)}, {2, random_tokens(129, random)}},
                    {169, 170, 299}};
   h.check(attend_program({Shape{2, 4, 64, 64}}, random), {step}, "300 tokens at once");
+}
+
+// Each head size has a tile layout of its own; 40 and 24 have no tensor cores.
+TEST(Attend, E4m3OfEveryHeadSize) {
+  Harness h("Attend.E4m3OfEveryHeadSize");
+  if (!takes_e4m3()) GTEST_SKIP() << "no cache in E4M3";
+  Random& random = h.random();
+  for (const uint32_t dim : {64u, 80u, 96u, 128u, 256u, 40u}) {
+    for (const bool capped : {false, true}) {
+      Shape s{2, random.integer(1, dim > 128 ? 4 : 12), dim, dim};
+      if (dim == 40) s.v_dim = 24;
+      if (capped) s.softcap = 20, s.window = random.integer(10, 60), s.sinks = true;
+      const Layout layout{random.pick({8u, 16u, 32u}), QUIRE_KV_E4M3};
+      LogicalStep step{{{0, random_tokens(60, random)}, {1, random_tokens(1, random)}, {2, random_tokens(40, random)}},
+                       {}};
+      LogicalStep next{{{0, random_tokens(1, random)}, {1, random_tokens(1, random)}, {2, random_tokens(30, random)}},
+                       {}};
+      want_rows(step, random);
+      want_rows(next, random);
+      h.check(attend_program({s}, random), {step, next, next},
+              describe(s.text(), ", blocks of ", layout.block_size, " of E4M3"), layout);
+    }
+  }
+  const uint32_t context = random.integer(1500, 2100);
+  h.check(attend_program({Shape{1, 4, 128, 128}}, random, kLongVocabulary), long_steps(context, 300, random),
+          describe("context ", context), {16, QUIRE_KV_E4M3});
+}
+
+// V of every magnitude from far below E4M3's smallest number to far above its largest, where it stays at 448.
+TEST(Attend, E4m3OfEveryMagnitude) {
+  Harness h("Attend.E4m3OfEveryMagnitude");
+  if (!takes_e4m3()) GTEST_SKIP() << "no cache in E4M3";
+  Random& random = h.random();
+  TestProgram p;
+  p.vocab_size = 256;
+  p.max_context = 8192;
+  p.kv_groups.push_back({0});
+  constexpr uint32_t kHead = 64;
+  p.kv_layers.push_back({1, kHead, kHead, 0});
+  std::vector<float> values = random.normals(size_t{p.vocab_size} * kHead);
+  for (uint32_t i = 0; i < values.size(); ++i)
+    values[i] = std::ldexp(values[i], static_cast<int>(i / kHead % 22) - 12); // a token a magnitude
+  std::fill(values.end() - kHead, values.end(), std::numeric_limits<float>::quiet_NaN());
+  const uint32_t q = p.input(kHead, random), k = p.input(kHead, random),
+                 v = p.embed(p.matrix(p.vocab_size, kHead, values));
+  p.op(QUIRE_OP_KV_STORE, {k, v}, {}).u.kv_store.kv_layer = 0;
+  const uint32_t out = p.tensor(QUIRE_TOKENS, 1, kHead);
+  quire_attend attend{};
+  attend.scale = 0.125f;
+  p.op(QUIRE_OP_ATTEND, {q}, {out}).u.attend = attend;
+  p.extra_output(out);
+  p.add_plain_logits(random);
+  // One token sees its own value alone: what the cache keeps of it, element by element.
+  std::vector<LogicalStep> steps;
+  for (int32_t token = 0; token < 44; ++token) steps.push_back({{{static_cast<uint32_t>(token), {token}}}, {}});
+  std::vector<int32_t> all(200);
+  std::iota(all.begin(), all.end(), 0);
+  steps.push_back({{{100, all}}, {}});
+  h.check(p, steps, "values of every magnitude", {16, QUIRE_KV_E4M3});
 }
 
 // K and V of a layer beyond 128 MiB each; the few blocks in use lie all over the pool.

@@ -130,6 +130,7 @@ Harness::Harness(const char* test)
 
 Precision Harness::precision(uint32_t kv_format) const {
   Precision p = precision_of(options().backend);
+  p.kv_e4m3 = kv_format == QUIRE_KV_E4M3;
   p.kv = unit_roundoff(kv_format);
   p.kv_smallest = smallest_normal(kv_format);
   return p;

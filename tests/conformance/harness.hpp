@@ -23,6 +23,8 @@
 namespace quire::tests {
 
 BackendSession::Options session_options();
+// Whether the backend must take a cache in E4M3; Vulkan refuses one.
+inline bool takes_e4m3() { return options().backend != "vulkan"; }
 
 // How the memory of a case is laid out.
 struct Layout {

@@ -5,6 +5,7 @@
 //       --any-order: with the kernels that serve without --invariant; what asks for the same bits is skipped
 //   quire-tests oracle [--backend ...] [--model FILE] [--goldens FILE] [--chunk N] [--batch N]
 //       SmolLM2-135M-Instruct at Q4_1 against Hugging Face's logits and greedy tokens
+//       --kv-format f8: what a cache in E4M3 costs
 //       --brief: a selection that a change of the subgroup can break (ignored with --full)
 //   quire-tests trials [--backend ...] [--steps N] [--model FILE|DIR] [--seed S]
 //       a whole engine over N steps with random cancels, preemption, swap and fork: the right text, no block lost
@@ -45,7 +46,7 @@ namespace {
       stderr,
       "quire-tests: %s\n"
       "usage: quire-tests conformance [--filter OP] [--seed S] [--brief] [--any-order]\n"
-      "       quire-tests oracle [--model FILE] [--goldens FILE] [--chunk N] [--batch N]\n"
+      "       quire-tests oracle [--model FILE] [--goldens FILE] [--chunk N] [--batch N] [--kv-format F]\n"
       "       quire-tests trials [--steps N] [--model FILE|DIR] [--seed S]\n"
       "       quire-tests invariant [--model FILE|DIR]\n"
       "all:   [--backend NAME] [--plugin FILE] [--device N] [--threads N] [--full] [--validate] [--cache-dir DIR]\n",
@@ -103,6 +104,8 @@ void parse(int argc, char** argv) {
       o.brief = true;
     else if (flag == "--any-order")
       o.any_order = true;
+    else if (flag == "--kv-format")
+      o.kv_format = value();
     else if (flag == "--validate")
       o.validate = true;
     else
@@ -136,7 +139,7 @@ int run_conformance() {
 }
 
 int run_oracle() {
-  OracleOptions o = oracle_options(options().backend);
+  OracleOptions o = oracle_options(options().backend, options().kv_format);
   o.model = options().model.empty() ? find_test_model() : options().model;
   if (o.model.empty()) {
     std::fprintf(

@@ -53,7 +53,8 @@ void expect_same_bits(const Logits& got, const Logits& expected, uint32_t vocab,
   }
 }
 
-quire_limits model_limits(uint32_t max_tokens, uint32_t max_context, uint32_t block_size = 16) {
+quire_limits model_limits(uint32_t max_tokens, uint32_t max_context, uint32_t block_size = 16,
+                          uint32_t kv_format = QUIRE_F16) {
   quire_limits limits{};
   limits.struct_size = sizeof(limits);
   limits.max_tokens = max_tokens;
@@ -61,8 +62,12 @@ quire_limits model_limits(uint32_t max_tokens, uint32_t max_context, uint32_t bl
   limits.max_rows = max_tokens;
   limits.max_context = max_context;
   limits.block_size = block_size;
-  limits.kv_format = QUIRE_F16;
+  limits.kv_format = kv_format;
   return limits;
+}
+
+std::vector<uint32_t> cache_formats() {
+  return takes_e4m3() ? std::vector<uint32_t>{QUIRE_F16, QUIRE_KV_E4M3} : std::vector<uint32_t>{QUIRE_F16};
 }
 
 // Each of the sequences alone: its prompt at once, then token by token.
@@ -98,35 +103,39 @@ TEST(Model, ASmallNetworkEqualsFloat64) {
       steps.push_back(step);
     }
     h.check(p, steps, describe("a network in ", format_shape(shape.format).name));
+    if (i == 0 && takes_e4m3()) h.check(p, steps, "a network with a cache in E4M3", {16, QUIRE_KV_E4M3});
   }
 }
 
 // The design's «the same request gives the same tokens».
 TEST(Model, ABatchGivesWhatEachGivesAlone) {
   if (options().any_order) GTEST_SKIP() << kAnyOrder;
-  Harness h("Model.ABatchGivesWhatEachGivesAlone");
-  Random& random = h.random();
-  SmallModel shape;
-  shape.window = 33;
-  const TestProgram p = small_model(shape, random);
-  constexpr uint32_t decoded = 3, num_sequences = 16;
-  std::vector<std::vector<int32_t>> sequences;
-  for (uint32_t s = 0; s < num_sequences; ++s)
-    sequences.push_back(random_tokens((s == 0 ? 1 : random.integer(1, 90)) + decoded, shape.vocab, random));
-  Runner runner(h.session(), p, model_limits(2048, 256), 200, random);
-  const Logits expected = alone(runner, sequences, decoded, shape.vocab);
+  for (const uint32_t kv_format : cache_formats()) {
+    SCOPED_TRACE(describe("cache format ", kv_format));
+    Harness h("Model.ABatchGivesWhatEachGivesAlone");
+    Random& random = h.random();
+    SmallModel shape;
+    shape.window = 33;
+    const TestProgram p = small_model(shape, random);
+    constexpr uint32_t decoded = 3, num_sequences = 16;
+    std::vector<std::vector<int32_t>> sequences;
+    for (uint32_t s = 0; s < num_sequences; ++s)
+      sequences.push_back(random_tokens((s == 0 ? 1 : random.integer(1, 90)) + decoded, shape.vocab, random));
+    Runner runner(h.session(), p, model_limits(2048, 256, 16, kv_format), 200, random);
+    const Logits expected = alone(runner, sequences, decoded, shape.vocab);
 
-  Logits batch;
-  for (uint32_t step = 0; step <= decoded; ++step) {
-    LogicalStep all;
-    for (uint32_t s = 0; s < num_sequences; ++s) {
-      const auto prompt_end = sequences[s].end() - decoded;
-      all.parts.push_back({s, step == 0 ? std::vector<int32_t>(sequences[s].begin(), prompt_end)
-                                        : std::vector<int32_t>{prompt_end[step - 1]}});
+    Logits batch;
+    for (uint32_t step = 0; step <= decoded; ++step) {
+      LogicalStep all;
+      for (uint32_t s = 0; s < num_sequences; ++s) {
+        const auto prompt_end = sequences[s].end() - decoded;
+        all.parts.push_back({s, step == 0 ? std::vector<int32_t>(sequences[s].begin(), prompt_end)
+                                          : std::vector<int32_t>{prompt_end[step - 1]}});
+      }
+      run_and_collect(runner, all, shape.vocab, batch);
     }
-    run_and_collect(runner, all, shape.vocab, batch);
+    expect_same_bits(batch, expected, shape.vocab, "16 together");
   }
-  expect_same_bits(batch, expected, shape.vocab, "16 together");
 }
 
 TEST(Model, AnyChunkingGivesTheSame) {
@@ -188,84 +197,90 @@ TEST(Model, TheBlockSizeDoesNotMatter) {
 // A fork shares full blocks and copies the last one.
 TEST(Model, ACopiedBlockContinuesLikeItsOriginal) {
   if (options().any_order) GTEST_SKIP() << kAnyOrder;
-  Harness h("Model.ACopiedBlockContinuesLikeItsOriginal");
-  Random& random = h.random();
-  SmallModel shape;
-  shape.window = 24;
-  const TestProgram p = small_model(shape, random);
-  Runner runner(h.session(), p, model_limits(64, 128), 40, random);
-  const std::vector<int32_t> prompt = random_tokens(43, shape.vocab, random),
-                             left = random_tokens(12, shape.vocab, random),
-                             right = random_tokens(12, shape.vocab, random);
-  const auto with = [&](const std::vector<int32_t>& tail) {
-    std::vector<int32_t> all = prompt;
-    all.insert(all.end(), tail.begin(), tail.end());
-    return all;
-  };
-  const Logits expected = alone(runner, {with(left), with(right)}, 12, shape.vocab);
+  for (const uint32_t kv_format : cache_formats()) {
+    SCOPED_TRACE(describe("cache format ", kv_format));
+    Harness h("Model.ACopiedBlockContinuesLikeItsOriginal");
+    Random& random = h.random();
+    SmallModel shape;
+    shape.window = 24;
+    const TestProgram p = small_model(shape, random);
+    Runner runner(h.session(), p, model_limits(64, 128, 16, kv_format), 40, random);
+    const std::vector<int32_t> prompt = random_tokens(43, shape.vocab, random),
+                               left = random_tokens(12, shape.vocab, random),
+                               right = random_tokens(12, shape.vocab, random);
+    const auto with = [&](const std::vector<int32_t>& tail) {
+      std::vector<int32_t> all = prompt;
+      all.insert(all.end(), tail.begin(), tail.end());
+      return all;
+    };
+    const Logits expected = alone(runner, {with(left), with(right)}, 12, shape.vocab);
 
-  Logits got;
-  run_and_collect(runner, {{{0, prompt}}, {}}, shape.vocab, got);
-  got[1] = got[0];
-  runner.pager().fork(0, 1);
-  std::vector<quire_block_copy> copies;
-  for (uint32_t g = 0; g < 2; ++g) {
-    uint32_t& last = runner.pager().table(1, g).back();
-    const uint32_t fresh = runner.pager().take_block(g);
-    copies.push_back({g, last, fresh});
-    last = fresh;
+    Logits got;
+    run_and_collect(runner, {{{0, prompt}}, {}}, shape.vocab, got);
+    got[1] = got[0];
+    runner.pager().fork(0, 1);
+    std::vector<quire_block_copy> copies;
+    for (uint32_t g = 0; g < 2; ++g) {
+      uint32_t& last = runner.pager().table(1, g).back();
+      const uint32_t fresh = runner.pager().take_block(g);
+      copies.push_back({g, last, fresh});
+      last = fresh;
+    }
+    h.session().copy_blocks(copies);
+    for (size_t i = 0; i < left.size(); ++i)
+      run_and_collect(runner, {{{0, {left[i]}}, {1, {right[i]}}}, {}}, shape.vocab, got);
+    expect_same_bits(got, expected, shape.vocab, "a fork");
   }
-  h.session().copy_blocks(copies);
-  for (size_t i = 0; i < left.size(); ++i)
-    run_and_collect(runner, {{{0, {left[i]}}, {1, {right[i]}}}, {}}, shape.vocab, got);
-  expect_same_bits(got, expected, shape.vocab, "a fork");
 }
 
 TEST(Model, ASwappedSequenceContinuesWhereItWas) {
   if (options().any_order) GTEST_SKIP() << kAnyOrder;
-  Harness h("Model.ASwappedSequenceContinuesWhereItWas");
-  Random& random = h.random();
-  SmallModel shape;
-  shape.window = 40;
-  const TestProgram p = small_model(shape, random);
-  constexpr uint32_t num_blocks = 12, host_blocks = 9, block_size = 16;
-  Runner runner(h.session(), p, model_limits(160, 256), num_blocks, random, host_blocks);
-  const std::vector<std::vector<int32_t>> sequences = {random_tokens(100 + 6, shape.vocab, random)};
-  const Logits expected = alone(runner, sequences, 6, shape.vocab);
+  for (const uint32_t kv_format : cache_formats()) {
+    SCOPED_TRACE(describe("cache format ", kv_format));
+    Harness h("Model.ASwappedSequenceContinuesWhereItWas");
+    Random& random = h.random();
+    SmallModel shape;
+    shape.window = 40;
+    const TestProgram p = small_model(shape, random);
+    constexpr uint32_t num_blocks = 12, host_blocks = 9, block_size = 16;
+    Runner runner(h.session(), p, model_limits(160, 256, 16, kv_format), num_blocks, random, host_blocks);
+    const std::vector<std::vector<int32_t>> sequences = {random_tokens(100 + 6, shape.vocab, random)};
+    const Logits expected = alone(runner, sequences, 6, shape.vocab);
 
-  Logits got;
-  run_and_collect(runner, {{{0, {sequences[0].begin(), sequences[0].end() - 6}}}, {}}, shape.vocab, got);
-  // Out to host slots in a scattered order; another sequence then overwrites every device block.
-  std::vector<quire_block_copy> out, in;
-  std::vector<std::vector<uint32_t>> slots(2);
-  for (uint32_t g = 0; g < 2; ++g) {
-    slots[g] = random.permutation(host_blocks);
-    const auto& table = runner.pager().table(0, g);
-    for (size_t e = 0; e < table.size(); ++e)
-      if (table[e] != UINT32_MAX) out.push_back({g, table[e], slots[g][e]});
-  }
-  h.session().swap_out(out);
-  std::vector<std::vector<uint32_t>> tables;
-  for (uint32_t g = 0; g < 2; ++g) tables.push_back(runner.pager().table(0, g));
-  const uint32_t length = runner.pager().length(0);
-  runner.pager().drop(0);
-  Logits other;
-  run_and_collect(
-      runner,
-      {{{1, random_tokens(num_blocks * block_size > 160 ? 160 : num_blocks * block_size, shape.vocab, random)}}, {}},
-      shape.vocab, other);
-  runner.pager().drop(1);
-  for (uint32_t g = 0; g < 2; ++g) {
-    auto& table = runner.pager().adopt(0, length, g);
-    for (size_t e = 0; e < tables[g].size(); ++e) {
-      table.push_back(tables[g][e] == UINT32_MAX ? UINT32_MAX : runner.pager().take_block(g));
-      if (table.back() != UINT32_MAX) in.push_back({g, slots[g][e], table.back()});
+    Logits got;
+    run_and_collect(runner, {{{0, {sequences[0].begin(), sequences[0].end() - 6}}}, {}}, shape.vocab, got);
+    // Out to host slots in a scattered order; another sequence then overwrites every device block.
+    std::vector<quire_block_copy> out, in;
+    std::vector<std::vector<uint32_t>> slots(2);
+    for (uint32_t g = 0; g < 2; ++g) {
+      slots[g] = random.permutation(host_blocks);
+      const auto& table = runner.pager().table(0, g);
+      for (size_t e = 0; e < table.size(); ++e)
+        if (table[e] != UINT32_MAX) out.push_back({g, table[e], slots[g][e]});
     }
+    h.session().swap_out(out);
+    std::vector<std::vector<uint32_t>> tables;
+    for (uint32_t g = 0; g < 2; ++g) tables.push_back(runner.pager().table(0, g));
+    const uint32_t length = runner.pager().length(0);
+    runner.pager().drop(0);
+    Logits other;
+    run_and_collect(
+        runner,
+        {{{1, random_tokens(num_blocks * block_size > 160 ? 160 : num_blocks * block_size, shape.vocab, random)}}, {}},
+        shape.vocab, other);
+    runner.pager().drop(1);
+    for (uint32_t g = 0; g < 2; ++g) {
+      auto& table = runner.pager().adopt(0, length, g);
+      for (size_t e = 0; e < tables[g].size(); ++e) {
+        table.push_back(tables[g][e] == UINT32_MAX ? UINT32_MAX : runner.pager().take_block(g));
+        if (table.back() != UINT32_MAX) in.push_back({g, slots[g][e], table.back()});
+      }
+    }
+    h.session().swap_in(in);
+    for (auto token = sequences[0].end() - 6; token != sequences[0].end(); ++token)
+      run_and_collect(runner, {{{0, {*token}}}, {}}, shape.vocab, got);
+    expect_same_bits(got, expected, shape.vocab, "swapped out and in");
   }
-  h.session().swap_in(in);
-  for (auto token = sequences[0].end() - 6; token != sequences[0].end(); ++token)
-    run_and_collect(runner, {{{0, {*token}}}, {}}, shape.vocab, got);
-  expect_same_bits(got, expected, shape.vocab, "swapped out and in");
 }
 
 // The device never waits for the host: a step takes the tokens that the one before has not reported yet.

@@ -24,6 +24,7 @@ struct Options {
   bool brief = false;
   bool validate = false;
   bool any_order = false; // conformance: the kernels of a server without --invariant
+  std::string kv_format;  // of oracle; empty = as usual
   uint64_t seed = 1;
 };
 

@@ -97,6 +97,26 @@ TEST(Refusal, WrongLimitsAreRefused) {
   EXPECT_NE(h.session().compile(p.view(), plain_limits()), 0u);
 }
 
+// Half of f16's bytes, or a sentence that names the option and the fix.
+TEST(Refusal, ACacheInE4m3IsTakenOrRefusedByName) {
+  Harness h("Refusal.ACacheInE4m3IsTakenOrRefusedByName");
+  const TestProgram p = small_model({}, h.random());
+  const uint64_t f16_bytes = h.session().kv_block_bytes(h.session().compile(p.view(), plain_limits()), 0);
+  quire_limits limits = plain_limits();
+  limits.kv_format = QUIRE_KV_E4M3;
+  if (takes_e4m3()) {
+    EXPECT_EQ(2 * h.session().kv_block_bytes(h.session().compile(p.view(), limits), 0), f16_bytes);
+  } else {
+    quire_status status{};
+    const quire_program program = p.view();
+    EXPECT_EQ(h.session().table().compile(h.session().instance(), &program, &limits, &status), 0u);
+    EXPECT_EQ(status.code, QUIRE_UNSUPPORTED);
+    EXPECT_NE(std::strstr(status.message, "--kv-format f16"), nullptr) << status.message;
+  }
+  limits.kv_format = QUIRE_KV_E4M3 + 1;
+  expect_refused(h, p.view(), limits, "a cache format of the future");
+}
+
 TEST(Refusal, VerbsOutOfOrderAreRefusedAndChangeNothing) {
   Harness h("Refusal.VerbsOutOfOrderAreRefusedAndChangeNothing");
   const TestProgram p = small_model({}, h.random());

@@ -52,6 +52,23 @@ TEST(Judges, BoundsAreNarrow) {
     EXPECT_LT(kElementMargin * y.e[i], 0.5 / std::sqrt(K) / 2) << "half of a usual term";
 }
 
+// A cache in E4M3 is no excuse: where the value is known, only the value it is rounded to will do.
+TEST(Judges, ACacheInE4m3IsHeldToItsOwnRounding) {
+  Precision p;
+  p.kv_e4m3 = true;
+  double error = 1e-6;
+  EXPECT_EQ(keep_in_cache(p, 1.06, error), 1.0);
+  EXPECT_EQ(error, 0);
+  error = 1e-3; // 1.0625 is half-way: either neighbour
+  EXPECT_EQ(keep_in_cache(p, 1.06, error), 1.0);
+  EXPECT_NEAR(error, 0.125, 1e-4);
+  error = 1e-6;
+  EXPECT_EQ(keep_in_cache(p, -5000, error), -448);
+  EXPECT_EQ(error, 0);
+  for (const double value : {0.0, 0x1p-11, 0x1.7p-10, 0x1.fp-7, 0.3, 1.1875, -17.0, 447.0, 463.0, -1e6})
+    EXPECT_EQ(round_e4m3(value), e4m3_to_float(float_to_e4m3(static_cast<float>(value)))) << value;
+}
+
 TEST(Judges, SampledTokensAreJudged) {
   Random random(5);
   const std::vector<float> logits = random.normals(500, 2);

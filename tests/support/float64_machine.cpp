@@ -184,7 +184,7 @@ void Float64Machine::store(const quire_op& op) {
     const auto begin = static_cast<ptrdiff_t>(t * from.width()), end = begin + static_cast<ptrdiff_t>(from.width());
     value.assign(from.v.begin() + begin, from.v.begin() + end);
     error.assign(from.e.begin() + begin, from.e.begin() + end);
-    for (size_t i = 0; i < value.size(); ++i) error[i] = together(error[i], kv_error(precision_, value[i]));
+    for (size_t i = 0; i < value.size(); ++i) value[i] = keep_in_cache(precision_, value[i], error[i]);
   };
   for (size_t t = 0; t < k.rows; ++t) {
     auto& rows = sequences_[owners_[t]].layers[op.u.kv_store.kv_layer];

@@ -1,5 +1,6 @@
 #include "support/oracle_check.hpp"
 
+#include "kv/kv_format.hpp"
 #include "plugin_host.hpp"
 #include "program/builder.hpp"
 #include "reference/reference.hpp"
@@ -274,7 +275,7 @@ class Check {
 
 } // namespace
 
-OracleOptions oracle_options(const std::string& backend) {
+OracleOptions oracle_options(const std::string& backend, const std::string& kv_format) {
   OracleOptions options;
   if (backend != "reference") {
     // Tensor cores take fp16 operands, so that a block format's weights are rounded on their way: four times the mean
@@ -282,6 +283,11 @@ OracleOptions oracle_options(const std::string& backend) {
     options.row_limit = backend == "cuda" ? 3e-2 : 1e-2;
     options.exact_tokens = false;
     options.kv_format = QUIRE_F16;
+  }
+  if (!kv_format.empty()) options.kv_format = parse_kv_format(kv_format, "--kv-format");
+  if (options.kv_format == QUIRE_KV_E4M3) {
+    options.row_limit = 0.3;
+    options.exact_tokens = false;
   }
   return options;
 }

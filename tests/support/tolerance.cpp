@@ -8,6 +8,13 @@
 
 namespace quire::tests {
 
+namespace {
+
+// From one E4M3 to the next: 3 bits of mantissa, the smallest normal number 2^-6.
+double e4m3_step(double magnitude) { return magnitude < 0x1p-6 ? 0x1p-9 : std::ldexp(1, std::ilogb(magnitude) - 3); }
+
+} // namespace
+
 Precision precision_of(const std::string& backend) {
   Precision p;
   if (backend == "vulkan") {
@@ -37,6 +44,25 @@ double together(double a, double b, double c, double d) { return std::sqrt(a * a
 double store_error(const Precision& p, double value) { return p.store * std::max(std::abs(value), p.smallest); }
 
 double kv_error(const Precision& p, double value) { return p.kv * std::max(std::abs(value), p.kv_smallest); }
+
+double round_e4m3(double value) {
+  if (std::isnan(value)) return value;
+  const double magnitude = std::abs(value);
+  const double step = e4m3_step(magnitude);
+  return std::copysign(std::min(std::nearbyint(magnitude / step) * step, 448.0), value);
+}
+
+double keep_in_cache(const Precision& p, double value, double& error) {
+  if (!p.kv_e4m3) {
+    error = together(error, kv_error(p, value));
+    return value;
+  }
+  const double reach = kElementMargin * error;
+  error = round_e4m3(value - reach) == round_e4m3(value + reach)
+              ? 0
+              : together(error, e4m3_step(std::min(std::abs(value) + reach, 448.0)));
+  return round_e4m3(value);
+}
 
 double sum_error(const Precision& p, double n, double squares, double sum) {
   // sqrt(2): each operand may be rounded on its way in.

@@ -7,6 +7,9 @@
 // missing one). A sum of n products in float32 has an error of about u sqrt(n) max(|x . w|_2, |sum|) however it is
 // ordered.
 //
+// A cache in E4M3 rounds so coarsely that a random error of that size would hide what is wrong. So the float64 machine
+// rounds alike, and an element's error is that of a neighbour where the two may round apart, else nothing.
+//
 // Elements must lie within kElementMargin e, and a row's RMS difference within kRowMargin times its RMS e.
 #pragma once
 
@@ -29,6 +32,7 @@ struct Precision {
   double kv = 0x1p-11;         // the cache; set from its format
   double smallest = 0x1p-126;  // normal number of stored activations: below it rounding is absolute
   double kv_smallest = 0x1p-14;
+  bool kv_e4m3 = false; // in the place of the two before
 };
 
 // «reference», «vulkan», «cuda» or another backend's id.
@@ -44,6 +48,10 @@ double together(double a, double b, double c = 0, double d = 0);
 double store_error(const Precision& p, double value);
 // Of keeping it in the cache.
 double kv_error(const Precision& p, double value);
+// What the cache keeps of `value` that is off by `error`, which becomes the error of what is kept.
+double keep_in_cache(const Precision& p, double value, double& error);
+// The nearest E4M3, ties to even; +-448 beyond.
+double round_e4m3(double value);
 // Of a sum of n products: squares = sum of their squares, sum = their sum.
 double sum_error(const Precision& p, double n, double squares, double sum);
 

@@ -37,6 +37,39 @@ TEST(Formats, BytesAreCountedAndOverflowIsSeen) {
   EXPECT_FALSE(weight_bytes(QUIRE_F16, uint64_t(1) << 62, 1, 1));
 }
 
+// By the definition of E4M3, in double.
+double e4m3_value(uint8_t bits) {
+  const int exponent = (bits >> 3) & 15, fraction = bits & 7;
+  const double magnitude = exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+
+TEST(NarrowFloats, E4m3IsReadExactlyAndWrittenToTheNearestEven) {
+  for (uint32_t i = 0; i < 256; ++i) {
+    const auto bits = static_cast<uint8_t>(i);
+    const float value = e4m3_to_float(bits);
+    if ((i & 0x7f) == 0x7f) {
+      EXPECT_TRUE(std::isnan(value));
+      EXPECT_EQ(float_to_e4m3(value) & 0x7f, 0x7f);
+      continue;
+    }
+    ASSERT_EQ(static_cast<double>(value), e4m3_value(bits)) << i;
+    ASSERT_EQ(std::signbit(value), i >= 0x80) << i;
+    ASSERT_EQ(float_to_e4m3(value), bits) << i;
+    if (i >= 0x7e) continue;
+    const auto middle = static_cast<float>((e4m3_value(bits) + e4m3_value(bits + 1)) / 2);
+    ASSERT_EQ(float_to_e4m3(middle), i % 2 == 0 ? i : i + 1) << i;
+    ASSERT_EQ(float_to_e4m3(std::nextafter(middle, 0.0f)), i) << i;
+    ASSERT_EQ(float_to_e4m3(std::nextafter(middle, 1e9f)), i + 1) << i;
+    ASSERT_EQ(float_to_e4m3(-middle), (i % 2 == 0 ? i : i + 1) | 0x80) << i;
+  }
+  for (const float large : {448.1f, 480.0f, 1e9f, std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(float_to_e4m3(large), 0x7e) << large;
+    EXPECT_EQ(float_to_e4m3(-large), 0xfe) << large;
+  }
+  EXPECT_EQ(float_to_e4m3(std::numeric_limits<float>::denorm_min()), 0);
+}
+
 // By the definition of binary16, in double.
 double half_value(uint16_t bits) {
   const int exponent = (bits >> 10) & 31, fraction = bits & 1023;

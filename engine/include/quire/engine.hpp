@@ -120,7 +120,7 @@ struct EngineOptions {
   uint64_t kv_memory_bytes = 0;      // 0 = by fraction
   double memory_fraction = 0.9;      // of the device's free memory, for weights, KV and scratch
   uint64_t swap_memory_bytes = uint64_t{1} << 30;
-  std::string kv_format = "f16";     // f16, bf16, f32
+  std::string kv_format = "f16";     // f16, bf16, f32, f8
   std::string kv_policy = "paged";   // paged, max, pow2, oracle (comparison only)
   std::string batching = "continuous"; // continuous, static (comparison only)
   std::string preemption = "auto";     // auto, by measured cost; or swap, recompute

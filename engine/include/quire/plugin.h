@@ -64,6 +64,11 @@ enum quire_format {
   QUIRE_FORMAT_COUNT = 13
 };
 
+/* What a KV cache is kept in: QUIRE_F32, QUIRE_F16, QUIRE_BF16, or one of these, which are no weight's and numbered apart from quire_format.
+ * E4M3 (source: Micikevicius et al. 2022, «FP8 formats for deep learning»): sign, 4 bits of exponent, 3 of mantissa; 448 is the largest, there
+ * is no infinity. Stored by rounding to nearest, ties to even; what is larger becomes +-448, NaN stays NaN. Scale 1. */
+enum quire_kv_format { QUIRE_KV_E4M3 = 256 };
+
 /* How a weight is divided over ranks (tensor parallelism); the host derives per-rank programs. */
 enum quire_shard {
   QUIRE_REPLICATE = 0,
@@ -324,7 +329,7 @@ typedef struct quire_limits {
   uint32_t max_rows;      /* R */
   uint32_t max_context;   /* tokens a sequence */
   uint32_t block_size;    /* tokens a KV block, 8 to 256, a power of two */
-  uint32_t kv_format;     /* QUIRE_F16 (default of the host), QUIRE_BF16 or QUIRE_F32 */
+  uint32_t kv_format;     /* QUIRE_F16 (default of the host), QUIRE_BF16, QUIRE_F32 or a quire_kv_format; refused where it is not known */
 } quire_limits;
 
 #define QUIRE_MAX_GROUPS 8

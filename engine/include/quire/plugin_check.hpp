@@ -112,6 +112,21 @@ inline const BlockFormat* block_format(uint32_t format) noexcept {
   return format < formats.size() ? &formats[format] : nullptr;
 }
 
+// Bytes an element of a KV cache; 0 for what is no format of one.
+constexpr uint32_t kv_element_bytes(uint32_t kv_format) noexcept {
+  switch (kv_format) {
+  case QUIRE_F32:
+    return 4;
+  case QUIRE_F16:
+  case QUIRE_BF16:
+    return 2;
+  case QUIRE_KV_E4M3:
+    return 1;
+  default:
+    return 0;
+  }
+}
+
 // ---- The receiver's check ----
 
 // True if bytes [known, given) of a struct are all zero, so that nothing is asked for that this receiver does not know.
