@@ -115,6 +115,9 @@ class Streamer {
       : queue_{stream, false}, progress_(progress), total_bytes_(total_bytes),
         chunk_bytes_(std::min(kChunkBytes, std::max<uint64_t>(align_up(total_bytes), 1 << 16))), flag_(4, "a flag") {
     check(cudaMemsetAsync(flag_.data(), 0, 4, stream), "clearing a flag");
+    Event cleared; // the weights, too
+    cleared.record(stream);
+    follow(conversions_.get(), cleared);
     for (Slot& slot : slots_) {
       slot.pinned = PinnedBuffer(chunk_bytes_, "staging the weights");
       slot.device = DeviceBuffer(chunk_bytes_, "staging the weights");
@@ -156,6 +159,7 @@ class Streamer {
   // Waits for the device; whether an element was beyond fp16's range.
   bool finish() {
     while (!filling_.empty()) send();
+    for (const Slot& slot : slots_) follow(queue_.stream, slot.converted);
     uint32_t flag = 0;
     check(cudaMemcpyAsync(slots_[0].pinned.data(), flag_.data(), 4, cudaMemcpyDeviceToHost, queue_.stream),
           "reading a flag");
@@ -168,7 +172,8 @@ class Streamer {
   struct Slot {
     PinnedBuffer pinned;
     DeviceBuffer device;
-    Event free;
+    Event free;      // pinned was read
+    Event converted; // device was read
   };
 
   // Rows on their way into a slot.
@@ -180,25 +185,36 @@ class Streamer {
     uint64_t job, row, count, bytes;
   };
 
-  // One that neither the host nor the device uses: what is being filled is newer.
+  // One that neither the host nor the device uses.
   Slot& next_slot() {
     Slot& slot = slots_[next_++ % kChunks];
+    while (!filling_.empty() && filling_.front().slot == &slot) send(); // vectors have taken the slots between
     slot.free.wait();
     return slot;
   }
-  // The oldest of what is being filled, to the device.
+  // The oldest of what is being filled, to the device. Conversions have a stream of their own: the link never waits for
+  // them.
   void send() {
     const Filling f = filling_.front();
     filling_.pop_front();
     copy_.wait(f.job);
-    std::byte* target =
-        f.as_it_is ? const_cast<std::byte*>(f.to->data) + f.row * (f.bytes / f.count) : f.slot->device.data();
-    check(cudaMemcpyAsync(target, f.slot->pinned.data(), f.bytes, cudaMemcpyHostToDevice, queue_.stream),
+    Slot& slot = *f.slot;
+    std::byte* const in_place = const_cast<std::byte*>(f.to->data) + f.row * (f.bytes / f.count);
+    if (!f.as_it_is) follow(queue_.stream, slot.converted);
+    check(cudaMemcpyAsync(f.as_it_is ? in_place : slot.device.data(), slot.pinned.data(), f.bytes,
+                          cudaMemcpyHostToDevice, queue_.stream),
           "copying weights to the device");
-    if (!f.as_it_is) repack(queue_, f.format, f.slot->device.data(), f.row, f.count, *f.to, flag_.as<uint32_t>());
-    f.slot->free.record(queue_.stream);
+    slot.free.record(queue_.stream);
+    if (!f.as_it_is) {
+      follow(conversions_.get(), slot.free);
+      repack({conversions_.get(), false}, f.format, slot.device.data(), f.row, f.count, *f.to, flag_.as<uint32_t>());
+      slot.converted.record(conversions_.get());
+    }
     done_bytes_ += f.bytes;
     if (progress_) progress_(done_bytes_, total_bytes_);
+  }
+  static void follow(cudaStream_t stream, const Event& event) {
+    check(cudaStreamWaitEvent(stream, event.get(), 0), "ordering the copies of weights");
   }
 
   Queue queue_;
@@ -206,6 +222,7 @@ class Streamer {
   uint64_t total_bytes_, done_bytes_ = 0, chunk_bytes_;
   DeviceBuffer flag_;
   Slot slots_[kChunks];
+  Stream conversions_;
   uint32_t next_ = 0;
   std::deque<Filling> filling_; // oldest first
   ParallelCopy copy_;
