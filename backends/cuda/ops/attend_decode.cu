@@ -7,9 +7,13 @@
 // the opposite order, so that a block with a long task gets a short one next. The query heads that share the KV head
 // are the rows of the tensor cores' tile. A block's warps take turns at tiles of 16 positions; each has a ring of
 // cp.async stages and a softmax of its own, and they meet only at the task's end, in the order of the warps. Where a
-// sequence is cut, each part leaves its largest score, its sum and its values in float32, and the part that finishes
-// last adds them up in the order of the positions: which one that is does not change the result. Positions that earlier
-// steps stored are fetched before the kernel in front has ended.
+// sequence is cut, each part leaves its largest score, its sum and its values in float32; once all are there they are
+// added up, every fourth part in the order of the positions, then the four sums: who does it does not change the
+// result. Positions that earlier steps stored are fetched before the kernel in front has ended.
+//
+// With fresh tokens it does the work of rope and kv_store too: a block rotates the queries of its KV head, and the one
+// whose part ends with the token's own position rotates its key, stores key and value, and takes them from shared
+// memory.
 #include "attend.cuh"
 #include "turn.cuh"
 
@@ -22,13 +26,22 @@ constexpr uint32_t kTile = kDecodeTile;
 
 template <int kHead> constexpr uint32_t kWarps = kHead <= 128 ? 4 : 2;
 template <int kHead> constexpr uint32_t kStages = kHead <= 64 ? 4 : 3;
-constexpr int kAhead = 4; // tiles a warp that go to the L2 until the kernel in front has ended
 template <int kHead> constexpr uint32_t kPlaneBytes = kTile* kPitch<kHead>; // K or V of a stage
+// The blocks that end last with a part of a sequence of many parts add them up together, each some of the values, where
+// all blocks of the grid are on the device at once: those that are done before the last wait for it.
+#if QUIRE_SM >= 900 && QUIRE_SM < 1200 && !defined(QUIRE_CUDA_EMULATED)
+[[maybe_unused]] constexpr uint32_t kFolders = 4;
+#else
+[[maybe_unused]] constexpr uint32_t kFolders = 1;
+#endif
+[[maybe_unused]] constexpr uint32_t kManyParts = 8;
+// Every fourth part is a strand, added in order; then the strands are added to each other.
+[[maybe_unused]] constexpr uint32_t kStrands = 4;
 
 template <int kHead> struct Shared {
   alignas(128) unsigned char ring[kWarps<kHead>][kStages<kHead>][2][kPlaneBytes<kHead>]; // K, V
   float largest[kWarps<kHead>][16], sum[kWarps<kHead>][16];
-  uint32_t is_last;
+  uint32_t arrived;
 };
 // Behind it, with fresh tokens.
 template <int kHead> struct Fresh {
@@ -70,6 +83,9 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
   const DecodeItem first_item = items[blockIdx.x / kv_heads];
   const bool has_fresh = a.fresh.k.data != nullptr;
   auto& fresh = *reinterpret_cast<Fresh<kHead>*>(dynamic_shared() + sizeof(Shared<kHead>));
+  const uint32_t turns = has_fresh ? a.fresh.rotary_dim / 2 : 0;
+  float frequency = 0; // of the turn that this thread forms; heads of 256 have no register for it
+  if (kHead <= 128 && threadIdx.x < turns) frequency = a.fresh.frequencies[threadIdx.x];
   bool waited = false;
   for (uint32_t round = 0; round * gridDim.x < num_tasks; ++round) {
     const uint32_t task = round * gridDim.x + (round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x);
@@ -122,32 +138,12 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       }
       copy_async_commit(); // an empty group keeps the count
     };
-    // To the L2: written or not, it is there that what was written last is read.
-    const auto fetch_ahead = [&](int own) {
-      if (own >= own_tiles) return;
-      constexpr uint32_t kLines = kHead / 8; // of 128 bytes: eight positions
-#pragma unroll
-      for (uint32_t i = 0; i < 2 * kLines; i += 32) {
-        const uint32_t line = min(i + lane, 2 * kLines - 1), half = line / kLines;
-        const uint32_t block = __shfl_sync(kAllLanes, own < 16 ? blocks : next_blocks, own % 16 + half * 16);
-        const std::byte* from = a.kv.base + uint64_t{block} * a.kv.block_bytes + head_bytes +
-                                ((tile_position(own) + half * 8) & (block_size - 1)) * (kHead * 2) +
-                                line % kLines * 128;
-        prefetch_line(from + a.kv.k_offset);
-        prefetch_line(from + a.kv.v_offset);
-      }
-    };
 #pragma unroll
     for (int s = 0; s < kNumStages - 1; ++s) fetch(s);
-    if (has_fresh)
-      for (uint32_t i = threadIdx.x; i < a.fresh.rotary_dim / 2; i += kThreads)
-        fresh.turns[i] = turn_of(item.stored, a.fresh.frequencies[i], a.fresh.magnitude);
-    if (!waited) {
-#pragma unroll 1
-      for (int s = kNumStages - 1; s < kNumStages - 1 + kAhead; ++s) fetch_ahead(s);
-      wait_for_previous_kernels();
-      waited = true;
-    }
+    for (uint32_t i = threadIdx.x; i < turns; i += kThreads)
+      fresh.turns[i] = turn_of(item.stored, kHead <= 128 ? frequency : a.fresh.frequencies[i], a.fresh.magnitude);
+    if (!waited) wait_for_previous_kernels();
+    waited = true;
     let_next_kernel_begin();
 
     const __half* q_row =
@@ -157,14 +153,14 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       const auto* k_row = static_cast<const __half*>(a.fresh.k.data) + size_t{item.token} * a.fresh.k.stride;
       const auto* v_row = static_cast<const __half*>(a.fresh.v.data) + size_t{item.token} * a.fresh.v.stride;
       // Pairs of elements: of the queries, of k, of v.
-      const uint32_t pairs = a.fresh.rotary_dim / 2, rows = cached < item.end ? group + 2 : group;
+      const uint32_t rows = cached < item.end ? group + 2 : group;
       for (uint32_t i = threadIdx.x; i < rows * (kHead / 2); i += kThreads) {
         const uint32_t row = i / (kHead / 2), pair = i % (kHead / 2);
         const __half* from = row < group ? q_row + row * kHead : (row == group ? k_row : v_row) + kv_head * kHead;
-        const bool turns = row <= group && pair < pairs, is_split = turns && !a.fresh.interleaved;
-        const uint32_t first = is_split ? pair : 2 * pair, second = is_split ? pair + pairs : 2 * pair + 1;
+        const bool is_turned = row <= group && pair < turns, is_split = is_turned && !a.fresh.interleaved;
+        const uint32_t first = is_split ? pair : 2 * pair, second = is_split ? pair + turns : 2 * pair + 1;
         float2 x = make_float2(__half2float(from[first]), __half2float(from[second]));
-        if (turns) x = rotate(x.x, x.y, fresh.turns[pair]);
+        if (is_turned) x = rotate(x.x, x.y, fresh.turns[pair]);
         if (row < group) {
           put(fresh.q[row] + first, x.x), put(fresh.q[row] + second, x.y);
         } else {
@@ -301,50 +297,42 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       }
     }
     if (item.parts > 1) {
+      // In a single round nobody waits for a block that itself waits.
+      const uint32_t folders = num_tasks <= gridDim.x && item.parts >= kManyParts ? kFolders : 1;
       __syncthreads();
       if (threadIdx.x == 0) {
-        uint32_t* const arrived = a.counters + size_t{item.partial} * kv_heads + kv_head;
-        shared.is_last = add_in_order(arrived, 1) == item.parts - 1 ? 1u : 0u;
-        if (shared.is_last != 0) *arrived = 0; // for the next launch
+        uint32_t* const counter = a.counters + size_t{item.partial} * kv_heads + kv_head;
+        const uint32_t arrived = add_in_order(counter, 1);
+        shared.arrived = arrived;
+        if (arrived >= item.parts - folders) {
+          if (arrived != item.parts - 1)
+            while (load_in_order(counter) < item.parts) __nanosleep(20);
+          // For the next launch, once nobody looks any more.
+          if (folders == 1 || add_in_order(counter, 1) == item.parts + folders - 1) *counter = 0;
+        }
       }
       __syncthreads();
-      if (shared.is_last != 0) {
+      if (shared.arrived >= item.parts - folders) {
         const size_t first = (size_t{item.partial} * kv_heads + kv_head) * group; // rows of part 0
         const size_t step = size_t{kv_heads} * group;                             // rows from part to part
-        const uint32_t quads = group * (kHead / 4), pitch = (item.parts + 31) / 32 * 32;
-        // What each part counts, over the row's total: [group, pitch]; behind it the values of as many parts as there
-        // is room for, each thread's own: [room, kThreads] of 16 bytes.
-        auto* const weights = reinterpret_cast<float*>(&shared.ring[0][0][0][0]);
-        auto* const values = reinterpret_cast<float4*>(weights + group * pitch) + threadIdx.x;
-        const uint32_t room = (sizeof shared.ring - group * pitch * 4) / (kThreads * 16);
-        struct Cursor {
-          uint32_t quad, part;
-        };
-        const auto advance = [&](Cursor& at, uint32_t parts) {
-          at.part += parts;
-          if (at.part == item.parts) at = {at.quad + kThreads, 0};
-        };
-        // Calls visit(quad, part, n, place) for the next `room` of the thread's values, in runs of n parts.
-        const auto for_runs = [&](Cursor& at, const auto& visit) {
-          for (uint32_t place = 0; place < room && at.quad < quads;) {
-            const uint32_t n = min(item.parts - at.part, room - place);
-            visit(at.quad, at.part, n, place);
-            place += n;
-            advance(at, n);
+        // Values of four elements that are this block's.
+        const uint32_t quads = group * (kHead / 4), folder = shared.arrived - (item.parts - folders);
+        const uint32_t begin = folder * quads / folders, end = (folder + 1) * quads / folders;
+        constexpr uint32_t kBatch = kHead <= 128 ? 12 : 2; // loads of a strand under way at a time
+        float4 loaded[kBatch];
+        const auto load_parts = [&](uint32_t quad, uint32_t from) {
+          const auto* const own = reinterpret_cast<const float4*>(a.partials) + first * (kHead / 4) + quad;
+#pragma unroll
+          for (uint32_t j = 0; j < kBatch; ++j) {
+            const uint32_t part = from + j * kStrands;
+            loaded[j] = part < item.parts ? __ldcg(own + part * step * (kHead / 4)) : make_float4(0, 0, 0, 0);
           }
         };
-        Cursor fetched{threadIdx.x, 0}, added{threadIdx.x, 0};
-        const auto fetch_values = [&] {
-          for_runs(fetched, [&](uint32_t quad, uint32_t part, uint32_t n, uint32_t place) {
-            const auto* const from = reinterpret_cast<const float4*>(a.partials) + first * (kHead / 4) + quad;
-#pragma unroll 4
-            for (uint32_t k = 0; k < n; ++k)
-              copy_async16(values + (place + k) * kThreads, from + (part + k) * step * (kHead / 4), true);
-          });
-          copy_async_commit();
-        };
-        fetch_values(); // while the weights are found: a warp a row, a lane every 32nd part
-        for (uint32_t row = warp; row < group; row += kWarps<kHead>) {
+        const uint32_t strand = threadIdx.x % kStrands, first_quad = begin + threadIdx.x / kStrands;
+        if (first_quad < end) load_parts(first_quad, strand); // while the weights are found
+        // A warp a row, a lane every 32nd part: what each part counts, over the row's total, goes to shared memory.
+        auto* const weights = reinterpret_cast<float*>(&shared.ring[0][0][0][0]); // [group, kMaxDecodeParts]
+        for (uint32_t row = begin / (kHead / 4) + warp; row * (kHead / 4) < end; row += kWarps<kHead>) {
           float2 part[kMaxDecodeParts / 32];
           float m = -kInfinity, total = 0;
 #pragma unroll
@@ -364,24 +352,33 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
           const float scale = normaliser(m, total, a.sinks, kv_head * group + row);
 #pragma unroll
           for (uint32_t i = 0; i < kMaxDecodeParts / 32; ++i)
-            if (i * 32 + lane < item.parts) weights[row * pitch + i * 32 + lane] = part[i].x * scale;
+            if (i * 32 + lane < item.parts) weights[row * kMaxDecodeParts + i * 32 + lane] = part[i].x * scale;
         }
         __syncthreads();
-        float4 value = make_float4(0, 0, 0, 0);
-        while (added.quad < quads) {
-          copy_async_wait<0>();
-          for_runs(added, [&](uint32_t quad, uint32_t part, uint32_t n, uint32_t place) {
-            const uint32_t row = quad / (kHead / 4), col = quad % (kHead / 4) * 4;
-            const float* const weight = weights + row * pitch + part;
-#pragma unroll 8
-            for (uint32_t k = 0; k < n; ++k) add_to(value, weight[k], values[(place + k) * kThreads]);
-            if (part + n < item.parts) return;
+        for (uint32_t at = begin; at < end; at += kThreads / kStrands) {
+          const uint32_t quad = at + threadIdx.x / kStrands;
+          const uint32_t row = quad / (kHead / 4), col = quad % (kHead / 4) * 4;
+          float4 value = make_float4(0, 0, 0, 0);
+          if (quad < end)
+            for (uint32_t from = strand; from < item.parts; from += kBatch * kStrands) {
+              if (quad != first_quad || from != strand) load_parts(quad, from);
+#pragma unroll
+              for (uint32_t j = 0; j < kBatch; ++j) {
+                const uint32_t part = from + j * kStrands;
+                if (part < item.parts) add_to(value, weights[row * kMaxDecodeParts + part], loaded[j]);
+              }
+            }
+#pragma unroll
+          for (uint32_t mask = 1; mask < kStrands; mask *= 2) {
+            const float4 other =
+                make_float4(__shfl_xor_sync(kAllLanes, value.x, mask), __shfl_xor_sync(kAllLanes, value.y, mask),
+                            __shfl_xor_sync(kAllLanes, value.z, mask), __shfl_xor_sync(kAllLanes, value.w, mask));
+            value = make_float4(value.x + other.x, value.y + other.y, value.z + other.z, value.w + other.w);
+          }
+          if (quad < end && strand == 0)
             store4(static_cast<__half*>(a.out.data) + size_t{item.token} * a.out.stride +
                        (kv_head * group + row) * kHead + col,
                    value, 1.0f);
-            value = make_float4(0, 0, 0, 0);
-          });
-          if (fetched.quad < quads) fetch_values();
         }
       }
     }

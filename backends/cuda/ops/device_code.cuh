@@ -244,15 +244,6 @@ __device__ __forceinline__ uint32_t load_stream4(const void* p) {
 #endif
 }
 
-// Brings a line of 128 bytes into the L2.
-__device__ __forceinline__ void prefetch_line(const void* p) {
-#ifdef QUIRE_CUDA_EMULATED
-  (void)p;
-#else
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-#endif
-}
-
 // *to += x, what was there before; in order with what this thread, and others of the block before a barrier, wrote and
 // will read.
 __device__ __forceinline__ uint32_t add_in_order(uint32_t* to, uint32_t x) {
@@ -262,6 +253,16 @@ __device__ __forceinline__ uint32_t add_in_order(uint32_t* to, uint32_t x) {
   return before;
 #else
   return atomicAdd(to, x);
+#endif
+}
+// What is there, before anything that this thread, and others of the block behind a barrier, will read.
+__device__ __forceinline__ uint32_t load_in_order(const uint32_t* from) {
+#if QUIRE_SM >= 700 && !defined(QUIRE_CUDA_EMULATED)
+  uint32_t x;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+  return x;
+#else
+  return *from;
 #endif
 }
 
