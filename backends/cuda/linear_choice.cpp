@@ -1,7 +1,6 @@
 #include "linear_choice.hpp"
 
 #include "buckets.hpp"
-#include "ops/linear.hpp"
 
 #include <charconv>
 #include <cmath>
@@ -90,11 +89,12 @@ std::optional<Entry> read_line(std::string_view line) {
 std::vector<uint32_t> timed_rows(uint32_t most_sequences, uint32_t most_rows) {
   std::vector<uint32_t> counts;
   for (const uint32_t bucket : buckets_up_to(most_sequences))
-    if (bucket > kSmallRows) counts.push_back(bucket);
-  for (uint32_t power = 16; power < most_rows; power *= 2)
+    if (bucket > kUntimedRows) counts.push_back(bucket);
+  const uint32_t beyond = std::max(kUntimedRows, most_sequences);
+  for (uint32_t power = 2 * kUntimedRows; power < most_rows; power *= 2)
     for (const uint32_t count : {power, power + power / 2})
-      if (count > std::max(kSmallRows, most_sequences) && count < most_rows) counts.push_back(count);
-  if (most_rows > std::max(kSmallRows, most_sequences)) counts.push_back(most_rows);
+      if (count > beyond && count < most_rows) counts.push_back(count);
+  if (most_rows > beyond) counts.push_back(most_rows);
   return counts;
 }
 

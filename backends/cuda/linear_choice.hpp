@@ -34,8 +34,11 @@ struct LinearChoice {
   double seconds = 0;           // a launch and its tail, as timed
 };
 
-// The counts of rows that are timed, rising: the buckets of decode steps beyond the few rows that our own kernels
-// always take, then 1, 1.5, 2, 3, 4, … powers of two, and most_rows itself.
+// Rows up to which our own kernels are always taken.
+inline constexpr uint32_t kUntimedRows = 4;
+
+// The counts of rows that are timed, rising: the buckets of decode steps, then 1, 1.5, 2, 3, 4, … powers of two, and
+// most_rows itself.
 std::vector<uint32_t> timed_rows(uint32_t most_sequences, uint32_t most_rows);
 
 class LinearChoices {

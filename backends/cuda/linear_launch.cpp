@@ -31,6 +31,11 @@ bool finishes(const LinearArgs& a) {
   return some;
 }
 
+bool library_takes(const MatrixLibrary& library, uint32_t rows, const LinearArgs& a) {
+  return library.available() && !a.fixed_order && a.parts[0].weight.format == QUIRE_F16 &&
+         choose_linear(rows, a) != LinearKernel::any && is_aligned(a);
+}
+
 Product product_of(const LinearArgs& a, const Weight& first, uint32_t outputs, uint32_t rows) {
   return {rows, outputs, a.in.dim, first.stride, a.in.stride, a.out.stride, a.out.type};
 }
@@ -82,9 +87,9 @@ uint64_t LinearLaunch::weight_bytes() const {
   return bytes;
 }
 
-bool LinearLaunch::by_library(const MatrixLibrary& library, uint32_t rows, const LinearArgs& a) const {
-  return library.available() && !a.fixed_order && rows > kSmallRows && choose_linear(rows, a) == LinearKernel::tile &&
-         is_aligned(a);
+bool LinearLaunch::is_own(const LinearChoices& choices, uint32_t rows, const LinearChoice*& choice) const {
+  if (choice == nullptr && shape_) choice = choices.find(*shape_, rows);
+  return choice != nullptr ? choice->own : rows <= kSmallRows;
 }
 
 void LinearLaunch::run(MatrixLibrary& library, const LinearChoices& choices, const Queue& queue, uint32_t rows,
@@ -95,15 +100,11 @@ void LinearLaunch::run(MatrixLibrary& library, const LinearChoices& choices, con
     args.workspace_bytes = memory.workspace_bytes;
     return args;
   };
-  if (glu_ && rows <= kFusedGluRows) return linear(queue, rows, settled(fused_));
+  const bool own = is_own(choices, rows, choice);
+  if (own && glu_ && rows <= kFusedGluRows) return linear(queue, rows, settled(fused_));
   for (const LinearArgs& call : calls_) {
     const LinearArgs args = settled(call);
-    if (!by_library(library, rows, args)) {
-      linear(queue, rows, args);
-      continue;
-    }
-    if (choice == nullptr && shape_) choice = choices.find(*shape_, rows);
-    if (choice != nullptr && choice->own)
+    if (own || !library_takes(library, rows, args))
       linear(queue, rows, args);
     else
       multiply(library, queue, rows, args, choice != nullptr ? &choice->algorithm : nullptr);
@@ -112,11 +113,11 @@ void LinearLaunch::run(MatrixLibrary& library, const LinearChoices& choices, con
 }
 
 std::string LinearLaunch::kernel(const MatrixLibrary& library, const LinearChoices& choices, uint32_t rows) const {
-  if (glu_ && rows <= kFusedGluRows) return std::string(name_of(choose_linear(rows, fused_))) + "+glu";
-  const LinearChoice* choice = shape_ ? choices.find(*shape_, rows) : nullptr;
+  const LinearChoice* choice = nullptr;
+  const bool own = is_own(choices, rows, choice);
+  if (own && glu_ && rows <= kFusedGluRows) return std::string(name_of(choose_linear(rows, fused_))) + "+glu";
   std::string kernel = name_of(choose_linear(rows, calls_[0]));
-  if (by_library(library, rows, calls_[0]) && (choice == nullptr || !choice->own))
-    kernel = choice == nullptr ? "cublaslt" : "cublaslt, timed";
+  if (!own && library_takes(library, rows, calls_[0])) kernel = choice == nullptr ? "cublaslt" : "cublaslt, timed";
   if (calls_.size() > 1) kernel += " x" + std::to_string(calls_.size());
   return kernel;
 }

@@ -32,7 +32,7 @@ class LinearLaunch {
   // calls: the linear's parts, one call for each run of parts of the same format; with a glu, one.
   LinearLaunch(std::vector<LinearArgs> calls, std::optional<LinearGlu> glu);
 
-  // Our kernel or the library's: choice, or what is known of the shape where it is null.
+  // Our kernel or the library's: by choice, else by what is known of the shape, else our own for few rows.
   void run(MatrixLibrary& library, const LinearChoices& choices, const Queue& queue, uint32_t rows,
            const LinearMemory& memory, const LinearChoice* choice = nullptr) const;
   // What runs, for the profile.
@@ -47,7 +47,7 @@ class LinearLaunch {
   uint64_t weight_bytes() const;
 
  private:
-  bool by_library(const MatrixLibrary& library, uint32_t rows, const LinearArgs& args) const;
+  bool is_own(const LinearChoices& choices, uint32_t rows, const LinearChoice*& choice) const;
 
   std::vector<LinearArgs> calls_;
   std::optional<LinearGlu> glu_;

@@ -52,7 +52,7 @@ std::vector<LinearChoice> LinearStopwatch::candidates(const TuningJob& job) {
   std::vector<LinearChoice> found;
   for (const LibraryAlgorithm& algorithm : library_.candidates(layer.linear.launch->product(job.rows), kCandidates))
     found.push_back({false, algorithm, 0});
-  found.push_back({true, {}, 0});
+  found.insert(job.rows <= kSmallRows ? found.begin() : found.end(), {true, {}, 0}); // first what runs untimed
   for (const Layer& each : of_shape.layers) fill_input(each, job.rows);
   return found;
 }
@@ -125,6 +125,8 @@ bool LinearTuning::slice(uint32_t microseconds) {
     seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   }
   seconds_ += seconds;
+  longest_ = std::max(longest_, seconds);
+  if (!more) report();
   return more;
 }
 
@@ -138,17 +140,19 @@ bool LinearTuning::piece() {
     }
     return true;
   }
-  if (tuner_.step() || tuner_.has_settled()) return true;
+  return tuner_.step() || tuner_.has_settled();
+}
+
+void LinearTuning::report() {
   const Tuner::Totals& totals = tuner_.totals();
-  if (totals.jobs != 0 && !std::exchange(reported_, true)) {
-    char line[200];
-    std::snprintf(line, sizeof line,
-                  "CUDA: timed the kernels of %u linears in %.1f s: another than the library's first guess for %u, and "
-                  "all of them together %.1f %% faster",
-                  totals.jobs, seconds_, totals.changed, 100 * (totals.before_seconds / totals.after_seconds - 1));
-    hooks_.log(QUIRE_LOG_INFO, line);
-  }
-  return false;
+  if (totals.jobs == 0 || std::exchange(reported_, true)) return;
+  char line[240];
+  std::snprintf(
+      line, sizeof line,
+      "CUDA: timed the kernels of %u linears in %.1f s, at most %.0f ms at a time: %u get another, and all of "
+      "them together are %.1f %% faster",
+      totals.jobs, seconds_, longest_ * 1e3, totals.changed, 100 * (totals.before_seconds / totals.after_seconds - 1));
+  hooks_.log(QUIRE_LOG_INFO, line);
 }
 
 LinearChoiceFile choices_of(const DeviceTraits& device, const MatrixLibrary& library) {

@@ -65,6 +65,7 @@ class LinearTuning {
 
  private:
   bool piece();
+  void report();
 
   LinearChoices& choices_;
   LinearStopwatch stopwatch_;
@@ -72,7 +73,7 @@ class LinearTuning {
   LinearChoiceFile file_;
   std::string path_;
   Hooks hooks_;
-  double seconds_ = 0; // spent
+  double seconds_ = 0, longest_ = 0; // spent, and in one slice
   bool reported_ = false;
 };
 

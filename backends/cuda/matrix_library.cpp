@@ -126,9 +126,7 @@ MatrixLibrary::~MatrixLibrary() {
   if (handle_ != nullptr) functions_->destroy(static_cast<cublasLtHandle_t>(handle_));
 }
 
-MatrixLibrary::Plan& MatrixLibrary::plan_for(const Product& p) {
-  auto& slot = plans_[p];
-  if (slot) return *slot;
+std::unique_ptr<MatrixLibrary::Plan> MatrixLibrary::describe(const Product& p) const {
   // The library's matrices are column major: out^T [N, rows] = W^T' in^T, W^T [K, N] transposed.
   auto plan = std::make_unique<Plan>(*functions_);
   const Functions& f = *functions_;
@@ -141,7 +139,12 @@ MatrixLibrary::Plan& MatrixLibrary::plan_for(const Product& p) {
   check_library(f.layout_create(&plan->a, CUDA_R_16F, p.cols, p.outputs, p.weight_stride), "describing a matrix");
   check_library(f.layout_create(&plan->b, CUDA_R_16F, p.cols, p.rows, p.in_stride), "describing a matrix");
   check_library(f.layout_create(&plan->c, out_type, p.outputs, p.rows, p.out_stride), "describing a matrix");
-  slot = std::move(plan);
+  return plan;
+}
+
+MatrixLibrary::Plan& MatrixLibrary::plan_for(const Product& product) {
+  auto& slot = plans_[product];
+  if (!slot) slot = describe(product);
   return *slot;
 }
 
@@ -197,7 +200,18 @@ void MatrixLibrary::settle(Plan& plan, const Product& product, const LibraryAlgo
 }
 
 std::vector<LibraryAlgorithm> MatrixLibrary::candidates(const Product& product, uint32_t most) {
-  return ask(plan_for(product), most);
+  const Plan& plan = plan_for(product);
+  std::vector<LibraryAlgorithm> found = ask(plan, most);
+  for (const double factor : {2.0, 0.5, 4.0, 0.25, 8.0, 0.125}) {
+    Product neighbour = product;
+    neighbour.rows = static_cast<uint32_t>(product.rows * factor);
+    if (neighbour.rows == 0) continue;
+    for (const LibraryAlgorithm& algorithm : ask(*describe(neighbour), most))
+      if (found.size() < most && std::find(found.begin(), found.end(), algorithm) == found.end() &&
+          check(plan, algorithm))
+        found.push_back(algorithm);
+  }
+  return found;
 }
 
 bool MatrixLibrary::accepts(const Product& product, const LibraryAlgorithm& algorithm) {

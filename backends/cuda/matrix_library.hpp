@@ -49,7 +49,8 @@ class MatrixLibrary {
   // wanted: null, or refused by the library for this product: its own first guess.
   void multiply(cudaStream_t stream, const Product& product, const void* in, const void* weight, void* out,
                 const LibraryAlgorithm* wanted = nullptr);
-  // Up to `most` algorithms that can run the product, the library's first guess first.
+  // Up to `most` algorithms that can run the product, the library's first guess first. It names some eight for a
+  // product: those that it names for fewer and for more rows follow.
   std::vector<LibraryAlgorithm> candidates(const Product& product, uint32_t most);
   // Whether it can run the product within the workspace.
   bool accepts(const Product& product, const LibraryAlgorithm& algorithm);
@@ -57,6 +58,7 @@ class MatrixLibrary {
  private:
   struct Functions;
   struct Plan;
+  std::unique_ptr<Plan> describe(const Product& product) const;
   Plan& plan_for(const Product& product);
   void settle(Plan& plan, const Product& product, const LibraryAlgorithm* wanted);
   bool check(const Plan& plan, const LibraryAlgorithm& algorithm) const;

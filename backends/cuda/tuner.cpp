@@ -75,7 +75,7 @@ void Tuner::end_round() {
 void Tuner::finish_job() {
   const TuningJob job = *job_;
   job_.reset();
-  // The first guess where it is as good as the best; the best of those that ran where it can't run at all.
+  // The first where it is as good as the best; the best of those that ran where it can't run at all.
   const Candidate* winner = nullptr;
   const auto seconds_of = [](const Candidate& c) { return c.seconds.empty() ? 0.0 : median(c.seconds); };
   for (const Candidate& c : candidates_) {

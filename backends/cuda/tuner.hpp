@@ -1,10 +1,10 @@
 // Choosing kernels by timing them: which to time, how often, and which wins. What times is a Stopwatch: the device
-// (linear_stopwatch.hpp), or a test's.
+// (linear_tuning.hpp), or a test's.
 //
 // A job is a shape and a count of rows. All its candidates run once untimed (their code is loaded), then once each in
 // turn, so that a clock that drifts is the same to all; after each round those beyond the round's limit over the best
-// median leave. The library's first guess stays to the end and wins unless another is at least 1 % faster. Errors: the
-// stopwatch's. Threads: the backend's queue.
+// median leave. The first of them, what runs untimed, stays to the end and wins unless another is at least 1 % faster.
+// Errors: the stopwatch's. Threads: the backend's queue.
 #pragma once
 
 #include "linear_choice.hpp"
@@ -46,8 +46,8 @@ class Tuner {
 
   struct Totals {
     uint32_t jobs = 0;                            // chosen
-    uint32_t changed = 0;                         // of them, not the library's first guess
-    double before_seconds = 0, after_seconds = 0; // a launch of each job, with the first guess and with the choice
+    uint32_t changed = 0;                         // of them, not what ran untimed
+    double before_seconds = 0, after_seconds = 0; // a launch of each job, before and after
   };
   const Totals& totals() const { return totals_; }
 

@@ -29,10 +29,10 @@ const LinearShape kShape{4096, 14336, Type::f16, LinearTail::none};
 
 TEST(CudaTimedRows, AreTheBucketsOfDecodeStepsAndThenHalfPowers) {
   EXPECT_EQ(timed_rows(64, 1000),
-            (std::vector<uint32_t>{24, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512, 768, 1000}));
-  EXPECT_EQ(timed_rows(64, 64), (std::vector<uint32_t>{24, 32, 40, 48, 56, 64})) << "the logits' rows";
-  EXPECT_EQ(timed_rows(16, 16), std::vector<uint32_t>{}) << "linear_small takes all of them";
-  EXPECT_EQ(timed_rows(1, 40), (std::vector<uint32_t>{24, 32, 40}));
+            (std::vector<uint32_t>{8, 16, 24, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512, 768, 1000}));
+  EXPECT_EQ(timed_rows(64, 64), (std::vector<uint32_t>{8, 16, 24, 32, 40, 48, 56, 64})) << "the logits' rows";
+  EXPECT_EQ(timed_rows(4, 4), std::vector<uint32_t>{}) << "our own kernels take them";
+  EXPECT_EQ(timed_rows(1, 40), (std::vector<uint32_t>{8, 12, 16, 24, 32, 40}));
   const std::vector<uint32_t> counts = timed_rows(300, 2048);
   EXPECT_TRUE(std::is_sorted(counts.begin(), counts.end()));
   EXPECT_EQ(std::adjacent_find(counts.begin(), counts.end()), counts.end());
