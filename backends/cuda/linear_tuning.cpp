@@ -121,6 +121,7 @@ bool LinearTuning::slice(uint32_t microseconds) {
   bool more = true;
   double seconds = 0;
   while (more && seconds * 1e6 < microseconds) {
+    if (seconds > 0 && (tuner_.has_settled() || tuner_.next_is_long())) break; // alone in its slice
     more = piece();
     seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   }

@@ -43,6 +43,9 @@ class Tuner {
   // A count of rows whose shapes have all been chosen, each told once; 0: none.
   uint32_t take_settled();
   bool has_settled() const { return !settled_.empty(); }
+  // Whether the next step asks the library or runs a candidate for the first time, whose code is then loaded: that may
+  // take milliseconds.
+  bool next_is_long() const { return !job_ || round_ == 0; }
 
   struct Totals {
     uint32_t jobs = 0;                            // chosen

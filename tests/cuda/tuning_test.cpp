@@ -116,6 +116,25 @@ TEST(CudaTuner, TheFastestWinsAndTheSlowOnesAreTimedOnce) {
   EXPECT_NEAR(tuner.totals().before_seconds, 100e-6, 2e-6);
 }
 
+TEST(CudaTuner, SaysWhichStepsMayTakeLong) {
+  FakeStopwatch watch;
+  watch.seconds = [](const TuningJob&, uint64_t, uint32_t) { return 1e-5; };
+  LinearChoices choices;
+  Tuner tuner({{kShape, 64}}, choices, watch);
+  uint32_t questions_and_first_runs = 0;
+  for (bool more = true; more;) {
+    const bool said = tuner.next_is_long();
+    const auto asked = watch.asked.size();
+    const std::map<uint64_t, uint32_t> before = watch.runs;
+    more = tuner.step();
+    const bool first = std::any_of(watch.runs.begin(), watch.runs.end(),
+                                   [&](const auto& run) { return run.second == 1 && !before.count(run.first); });
+    EXPECT_EQ(said, watch.asked.size() != asked || first);
+    questions_and_first_runs += said ? 1 : 0;
+  }
+  EXPECT_EQ(questions_and_first_runs, 1u + 9u);
+}
+
 TEST(CudaTuner, OneSlowRunDoesNotCostTheFastestItsPlace) {
   FakeStopwatch watch;
   watch.seconds = [](const TuningJob&, uint64_t number, uint32_t n) {
