@@ -141,6 +141,9 @@ void Harness::check(const TestProgram& program, const std::vector<LogicalStep>& 
   SCOPED_TRACE(what + " (--seed " + std::to_string(options().seed) + ")");
   try {
     Runner runner(session(), program, limits_for(steps, layout), blocks_for(steps, layout), random_);
+    if (cases_++ % 2 == 1)
+      while (session().idle(20'000)) {
+      }
     runner.poison();
     Float64Machine machine(program, precision(layout.kv_format));
     for (size_t s = 0; s < steps.size(); ++s) {

@@ -1,8 +1,9 @@
 // Runs a program on the backend under test and in float64, and compares every output of every step.
 //
-// Before the steps, all activations and the KV pool are filled with NaN by a «poison» run, and the host's buffers with
-// a pattern: an element that a backend does not write, or reads where it should not, shows. A test that fails names its
-// seed: --seed repeats it. Threads: one.
+// Every second case first lets the backend use idle time until it has nothing left to do: what it changes must be as
+// right as what it was before. Before the steps, all activations and the KV pool are filled with NaN by a «poison» run,
+// and the host's buffers with a pattern: an element that a backend does not write, or reads where it should not, shows.
+// A test that fails names its seed: --seed repeats it. Threads: one.
 #pragma once
 
 #include "conformance/options.hpp"
@@ -81,6 +82,7 @@ class Harness {
  private:
   Random random_;
   std::unique_ptr<BackendSession> session_;
+  uint32_t cases_ = 0; // checked
 };
 
 // The largest errors that any check has seen so far, in the units of tolerance.hpp.

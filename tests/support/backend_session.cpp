@@ -171,6 +171,14 @@ void BackendSession::swap_in(const std::vector<quire_block_copy>& copies) {
   verb.check();
 }
 
+bool BackendSession::idle(uint32_t microseconds) {
+  if (table_.idle == nullptr) return false;
+  Verb verb("idle");
+  const bool more = table_.idle(instance_, microseconds, verb) != 0;
+  verb.check();
+  return more;
+}
+
 void BackendSession::read_output(uint32_t program, uint32_t index, void* out, uint64_t count) {
   Verb verb("read_output");
   table_.read_output(instance_, program, index, out, count * 4, verb);

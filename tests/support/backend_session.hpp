@@ -59,6 +59,8 @@ class BackendSession {
   void copy_blocks(const std::vector<quire_block_copy>& copies);
   void swap_out(const std::vector<quire_block_copy>& copies);
   void swap_in(const std::vector<quire_block_copy>& copies);
+  // Whether something is left to do in idle time; false where the backend has no use for it.
+  bool idle(uint32_t microseconds);
   // count elements of 4 bytes into out.
   void read_output(uint32_t program, uint32_t index, void* out, uint64_t count);
 
