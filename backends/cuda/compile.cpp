@@ -27,9 +27,9 @@ ProgramData data_of(const quire_program& program) {
 }
 
 void check_limits(const quire_program& program, const quire_limits& limits, const DeviceTraits& device) {
-  if (limits.kv_format != QUIRE_F16 && limits.kv_format != QUIRE_BF16 && limits.kv_format != QUIRE_F32)
+  if (kv_element_bytes(limits.kv_format) == 0)
     throw Failure(QUIRE_UNSUPPORTED,
-                  "CUDA: KV format " + std::to_string(limits.kv_format) + " is not one of F16, BF16 and F32");
+                  "CUDA: KV format " + std::to_string(limits.kv_format) + " is not one of F16, BF16, F32 and E4M3");
   if (limits.kv_format == QUIRE_BF16 && device.compute_capability < 80)
     throw Failure(QUIRE_UNSUPPORTED, "CUDA: a bf16 KV cache needs compute capability 8.0: use f16 on " + device.name);
   if (limits.block_size < 8 || limits.block_size > 256 || (limits.block_size & (limits.block_size - 1)) != 0)

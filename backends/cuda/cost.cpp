@@ -53,7 +53,7 @@ Cost cost_of(const CompiledProgram& program, uint32_t index, const quire_step& s
     const bool stores = op.kind == QUIRE_OP_KV_STORE;
     const quire_kv_layer& layer = program.data.kv_layers[stores ? op.u.kv_store.kv_layer : op.u.attend.kv_layer];
     const uint64_t position_bytes =
-        uint64_t{layer.kv_heads} * (layer.k_dim + layer.v_dim) * (program.limits.kv_format == QUIRE_F32 ? 4 : 2);
+        uint64_t{layer.kv_heads} * (layer.k_dim + layer.v_dim) * kv_element_bytes(program.limits.kv_format);
     if (stores) {
       cost.bytes += position_bytes * step.num_tokens;
       break;

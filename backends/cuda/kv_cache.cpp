@@ -13,7 +13,7 @@ uint64_t align_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 KvGroupLayout lay_out_group(const quire_program& program, const quire_limits& limits, uint32_t group) {
   KvGroupLayout layout;
   layout.layers.resize(program.num_kv_layers);
-  const uint32_t element = limits.kv_format == QUIRE_F32 ? 4 : 2;
+  const uint32_t element = kv_element_bytes(limits.kv_format);
   for (uint32_t i = 0; i < program.num_kv_layers; ++i) {
     const quire_kv_layer& layer = program.kv_layers[i];
     if (layer.group != group) continue;

@@ -48,7 +48,8 @@ class Step {
       frequencies_.push_back(static_cast<float>(std::pow(1e4, -2.0 * i / c.rotary_dim)));
     q_.resize(tokens * heads * c.head_dim), out_.resize(q_.size());
     const size_t plane = size_t{kKvHeads} * c.block_size * c.head_dim;
-    for (size_t i = 0; i < 2 * plane * table_.size(); ++i) cache_.push_back(static_cast<uint16_t>(random() & 0x3bff));
+    for (size_t i = 0; i < 2 * plane * table_.size(); ++i)
+      cache_.push_back(static_cast<uint16_t>(random() & (c.format == QUIRE_KV_E4M3 ? 0x3b3b : 0x3bff)));
     kv_ = {nullptr, 4 * plane, 0, 2 * plane, kKvHeads, c.head_dim, c.head_dim, c.block_size, c.format, c.window};
     partials_.resize(size_t{num_items_} * heads * (c.head_dim + 2));
     counters_.resize(size_t{num_items_} * kKvHeads);
@@ -117,7 +118,9 @@ TEST(CudaRotatedAttend, DoesWhatRopeStoreAndAttendDo) {
   for (const Case& c : {Case{128, 16, QUIRE_BF16, 128, 0, false}, Case{128, 16, QUIRE_F16, 128, 0, true},
                         Case{64, 8, QUIRE_F16, 64, 0, false}, Case{80, 32, QUIRE_BF16, 34, 0, false},
                         Case{96, 16, QUIRE_F16, 96, 20, true}, Case{256, 16, QUIRE_BF16, 64, 100, true},
-                        Case{128, 16, QUIRE_F16, 0, 0, false}}) {
+                        Case{128, 16, QUIRE_F16, 0, 0, false}, Case{128, 16, QUIRE_KV_E4M3, 128, 0, false},
+                        Case{64, 8, QUIRE_KV_E4M3, 64, 0, true}, Case{80, 32, QUIRE_KV_E4M3, 34, 20, false},
+                        Case{256, 16, QUIRE_KV_E4M3, 256, 0, false}}) {
     Step step(c, {1, 700, 16, 17, 33, 128, 257});
     most_parts = std::max(most_parts, step.most_parts());
     const std::vector<uint16_t> behind = step.run(false), at_once = step.run(true);

@@ -11,7 +11,8 @@ namespace {
 
 constexpr uint32_t kWarps = 4;
 
-__device__ __forceinline__ float cached(const KvLayer& kv, const std::byte* row, uint32_t i) {
+__device__ __forceinline__ float cached(const KvLayer& kv, const std::byte* row, uint32_t i, uint32_t dim) {
+  if (kv.format == QUIRE_KV_E4M3) return to_float(reinterpret_cast<const E4m3*>(row)[e4m3_place(i, dim)]);
   if (kv.format == QUIRE_F16) return __half2float(reinterpret_cast<const __half*>(row)[i]);
   if (kv.format == QUIRE_BF16) return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(row)[i]);
   return reinterpret_cast<const float*>(row)[i];
@@ -34,7 +35,7 @@ __global__ void __launch_bounds__(kWarps * 32, 8)
   const uint32_t position = positions[token], kv_head = head / (a.q.heads / a.kv.kv_heads), size = a.kv.block_size;
   const uint32_t begin = a.kv.window != 0 && position + 1 > a.kv.window ? position + 1 - a.kv.window : 0;
   const uint32_t* table = a.table + token_tables[token];
-  const uint32_t element = a.kv.format == QUIRE_F32 ? 4 : 2;
+  const uint32_t element = a.kv.format == QUIRE_F32 ? 4 : a.kv.format == QUIRE_KV_E4M3 ? 1 : 2;
   const auto row_of = [&](uint32_t at, uint64_t offset, uint32_t dim) {
     return a.kv.base + uint64_t{table[at / size]} * a.kv.block_bytes + offset +
            uint64_t{kv_head * size + at % size} * dim * element;
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(kWarps * 32, 8)
     if (at >= begin && at <= position) {
       const std::byte* key = row_of(at, a.kv.k_offset, k_dim);
       float dot = 0;
-      for (uint32_t i = 0; i < k_dim; ++i) dot += q[i] * cached(a.kv, key, i);
+      for (uint32_t i = 0; i < k_dim; ++i) dot += q[i] * cached(a.kv, key, i, k_dim);
       score = in_base2(dot, a.scale, a.softcap);
     }
     const float largest = fmaxf(m, warp_max(score)), safe = finite_or_zero(largest);
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kWarps * 32, 8)
       float sum = i < v_dim ? sums[i] * keep : 0.f;
       for (uint32_t j = first; j < last; ++j) {
         const float weight = __shfl_sync(kAllLanes, p, static_cast<int>(j));
-        if (i < v_dim) sum += weight * cached(a.kv, row_of(tile + j, a.kv.v_offset, v_dim), i);
+        if (i < v_dim) sum += weight * cached(a.kv, row_of(tile + j, a.kv.v_offset, v_dim), i, v_dim);
       }
       if (i < v_dim) sums[i] = sum;
     }

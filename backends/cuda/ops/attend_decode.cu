@@ -1,7 +1,7 @@
 // attend_decode: one query token a sequence, bound by reading its keys and values once.
 //
 // Shapes: q [T, heads, kHead], cache [block, kv_head, token in block, kHead] for K and V, out [T, heads, kHead]. Bytes:
-// K and V of every listed position, 4 * kHead a position and KV head.
+// K and V of every listed position, 4 * kHead a position and KV head, 2 * kHead of E4M3.
 //
 // A fixed persistent grid goes through the list of items, a task being an item and a KV head; odd rounds are dealt in
 // the opposite order, so that a block with a long task gets a short one next. The query heads that share the KV head
@@ -25,8 +25,11 @@ namespace {
 constexpr uint32_t kTile = kDecodeTile;
 
 template <int kHead> constexpr uint32_t kWarps = kHead <= 128 ? 4 : 2;
-template <int kHead> constexpr uint32_t kStages = kHead <= 64 ? 4 : 3;
-template <int kHead> constexpr uint32_t kPlaneBytes = kTile* kPitch<kHead>; // K or V of a stage
+// Those of E4M3 are half as large.
+template <class Element, int kHead>
+constexpr uint32_t kStages = sizeof(Element) == 1 ? (kHead <= 128 ? 5 : 4) : (kHead <= 64 ? 4 : 3);
+template <class Element, int kHead>
+constexpr uint32_t kPlaneBytes = kTile* kKvPitch<Element, kHead>; // K or V of a stage
 // The blocks that end last with a part of a sequence of many parts add them up together, each some of the values, where
 // all blocks of the grid are on the device at once: those that are done before the last wait for it.
 #if QUIRE_SM >= 900 && QUIRE_SM < 1200 && !defined(QUIRE_CUDA_EMULATED)
@@ -38,8 +41,8 @@ template <int kHead> constexpr uint32_t kPlaneBytes = kTile* kPitch<kHead>; // K
 // Every fourth part is a strand, added in order; then the strands are added to each other.
 [[maybe_unused]] constexpr uint32_t kStrands = 4;
 
-template <int kHead> struct Shared {
-  alignas(128) unsigned char ring[kWarps<kHead>][kStages<kHead>][2][kPlaneBytes<kHead>]; // K, V
+template <class Element, int kHead> struct Shared {
+  alignas(128) unsigned char ring[kWarps<kHead>][kStages<Element, kHead>][2][kPlaneBytes<Element, kHead>]; // K, V
   float largest[kWarps<kHead>][16], sum[kWarps<kHead>][16];
   uint32_t arrived;
 };
@@ -64,16 +67,21 @@ template <int kHead> struct Fresh {
 
 [[maybe_unused]] __device__ __forceinline__ void put(__half* to, float x) { *to = to_half(x); }
 [[maybe_unused]] __device__ __forceinline__ void put(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
+[[maybe_unused]] __device__ __forceinline__ void put(E4m3* to, float x) { *to = to_e4m3(x); }
+// Where the cache has element `col` of a row.
+template <class Element, int kHead> __device__ __forceinline__ uint32_t place_of(uint32_t col) {
+  return std::is_same_v<Element, E4m3> ? e4m3_place(col, kHead) : col;
+}
 
 // kRows: 8 where the group has at most 8 heads (the lower half of each tile is then empty), else 16.
 template <class Element, int kHead, int kRows, bool kSoftcap>
 __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
     attend_decode_kernel(const uint32_t* num_items, const DecodeItem* items, AttendArgs a) {
 #if QUIRE_SM >= 800 // before, attend_any does it all
-  auto& shared = *reinterpret_cast<Shared<kHead>*>(dynamic_shared());
-  constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kHead / 8, kCopies = kTile * kPieces / 32;
-  constexpr int kHalves = kRows / 8, kNumStages = kStages<kHead>;
-  static_assert(kTile * kPieces % 32 == 0);
+  auto& shared = *reinterpret_cast<Shared<Element, kHead>*>(dynamic_shared());
+  constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kRowBytes<Element, kHead> / 16;
+  constexpr uint32_t kCopies = (kTile * kPieces + 31) / 32;
+  constexpr int kHalves = kRows / 8, kNumStages = kStages<Element, kHead>;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads, block_size = a.kv.block_size;
   const uint32_t shift = static_cast<uint32_t>(__ffs(static_cast<int>(block_size)) - 1);
@@ -82,7 +90,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
   const uint32_t num_tasks = *num_items * kv_heads;
   const DecodeItem first_item = items[blockIdx.x / kv_heads];
   const bool has_fresh = a.fresh.k.data != nullptr;
-  auto& fresh = *reinterpret_cast<Fresh<kHead>*>(dynamic_shared() + sizeof(Shared<kHead>));
+  auto& fresh = *reinterpret_cast<Fresh<kHead>*>(dynamic_shared() + sizeof(Shared<Element, kHead>));
   const uint32_t turns = has_fresh ? a.fresh.rotary_dim / 2 : 0;
   float frequency = 0; // of the turn that this thread forms; heads of 256 have no register for it
   if (kHead <= 128 && threadIdx.x < turns) frequency = a.fresh.frequencies[threadIdx.x];
@@ -110,7 +118,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       return a.table[item.table + (min(max(first, item.begin), item.end - 1) >> shift)];
     };
     uint32_t blocks = find_blocks(0), next_blocks = find_blocks(16);
-    const uint32_t head_bytes = kv_head * block_size * (kHead * 2);
+    const uint32_t head_bytes = kv_head * block_size * kRowBytes<Element, kHead>;
     const auto fetch = [&](int own) {
       if (own < own_tiles) {
         const uint32_t first = tile_position(own);
@@ -125,15 +133,16 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
 #pragma unroll
         for (uint32_t i = 0; i < kCopies; ++i) {
           const uint32_t index = i * 32 + lane, row = index / kPieces, piece = index % kPieces;
+          if (kTile * kPieces % 32 != 0 && row >= kTile) break;
           const uint32_t position = first + row;
           const bool valid = position >= item.begin && position < cached;
           // Known at compile time where rows are a power of two of pieces.
           const bool is_second = 32 % kPieces == 0 ? i * 32 / kPieces >= 8 : row >= 8;
           const uint32_t block = halves[is_second ? 1 : 0];
           const std::byte* from = a.kv.base + uint64_t{block} * a.kv.block_bytes + head_bytes +
-                                  (position & (block_size - 1)) * (kHead * 2) + piece * 16;
-          copy_async16(ring[0] + piece_at<kHead>(row, piece), from + a.kv.k_offset, valid);
-          copy_async16(ring[1] + piece_at<kHead>(row, piece), from + a.kv.v_offset, valid);
+                                  (position & (block_size - 1)) * kRowBytes<Element, kHead> + piece * 16;
+          copy_async16(ring[0] + kv_piece_at<Element, kHead>(row, piece), from + a.kv.k_offset, valid);
+          copy_async16(ring[1] + kv_piece_at<Element, kHead>(row, piece), from + a.kv.v_offset, valid);
         }
       }
       copy_async_commit(); // an empty group keeps the count
@@ -165,7 +174,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
           put(fresh.q[row] + first, x.x), put(fresh.q[row] + second, x.y);
         } else {
           auto* to = reinterpret_cast<Element*>(row == group ? fresh.k : fresh.v);
-          put(to + first, x.x), put(to + second, x.y);
+          put(to + place_of<Element, kHead>(first), x.x), put(to + place_of<Element, kHead>(second), x.y);
         }
       }
       q_row = fresh.q[0];
@@ -173,7 +182,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       if (cached < item.end) { // for the steps to come
         const uint32_t block = a.table[item.table + (item.stored >> shift)];
         std::byte* row = a.kv.base + uint64_t{block} * a.kv.block_bytes + head_bytes +
-                         (item.stored & (block_size - 1)) * (kHead * 2);
+                         (item.stored & (block_size - 1)) * kRowBytes<Element, kHead>;
         for (uint32_t i = threadIdx.x; i < 2 * kPieces; i += kThreads)
           *reinterpret_cast<uint4*>(row + (i < kPieces ? a.kv.k_offset : a.kv.v_offset) + i % kPieces * 16) =
               *reinterpret_cast<const uint4*>((i < kPieces ? fresh.k : fresh.v) + i % kPieces * 16);
@@ -196,7 +205,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       if (cached < item.end && first + kTile > cached) {
         const uint32_t row = cached - first;
         for (uint32_t i = lane; i < 2 * kPieces; i += 32)
-          *reinterpret_cast<uint4*>(ring[i / kPieces] + piece_at<kHead>(row, i % kPieces)) =
+          *reinterpret_cast<uint4*>(ring[i / kPieces] + kv_piece_at<Element, kHead>(row, i % kPieces)) =
               *reinterpret_cast<const uint4*>((i < kPieces ? fresh.k : fresh.v) + i % kPieces * 16);
         __syncwarp();
       }
@@ -249,6 +258,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       }
       multiply_values<Element, kHead, kTile>(sums, scores, ring[1], 0);
     }
+    order_sums<Element>(sums);
 
     // The warps' results together, in the order of the warps.
 #pragma unroll
@@ -389,15 +399,15 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
 #endif
 }
 
-template <int kHead> constexpr size_t shared_bytes(bool has_fresh) {
-  return sizeof(Shared<kHead>) + (has_fresh ? sizeof(Fresh<kHead>) : 0);
+template <class Element, int kHead> constexpr size_t shared_bytes(bool has_fresh) {
+  return sizeof(Shared<Element, kHead>) + (has_fresh ? sizeof(Fresh<kHead>) : 0);
 }
 
 template <class Element, int kHead>
 void run(const Queue& queue, uint32_t blocks, const uint32_t* num_items, const DecodeItem* items, const AttendArgs& a) {
   const auto go = [&](auto* kernel) {
-    launch("attend_decode", kernel, blocks, kWarps<kHead> * 32, shared_bytes<kHead>(bool(a.fresh.k)), queue, num_items,
-           items, a);
+    launch("attend_decode", kernel, blocks, kWarps<kHead> * 32, shared_bytes<Element, kHead>(bool(a.fresh.k)), queue,
+           num_items, items, a);
   };
   if (a.q.heads / a.kv.kv_heads <= 8)
     go(a.softcap != 0 ? attend_decode_kernel<Element, kHead, 8, true> : attend_decode_kernel<Element, kHead, 8, false>);
@@ -428,21 +438,21 @@ bool attend_fast(uint32_t heads, const quire_kv_layer& layer, uint32_t format, i
   const uint32_t k = layer.k_dim;
   if (k != layer.v_dim || heads % layer.kv_heads != 0 || heads / layer.kv_heads > 16) return false;
   if (k != 64 && k != 80 && k != 96 && k != 128 && k != 256) return false;
-  return compute_capability >= 80 && (format == QUIRE_F16 || format == QUIRE_BF16);
+  return compute_capability >= 80 && format != QUIRE_F32;
 }
 
-bool attend_takes_fresh(uint32_t head_dim, uint64_t available) {
+bool attend_takes_fresh(uint32_t head_dim, uint64_t available) { // E4M3 needs less than fp16
   switch (head_dim) {
   case 64:
-    return shared_bytes<64>(true) <= available;
+    return shared_bytes<__half, 64>(true) <= available;
   case 80:
-    return shared_bytes<80>(true) <= available;
+    return shared_bytes<__half, 80>(true) <= available;
   case 96:
-    return shared_bytes<96>(true) <= available;
+    return shared_bytes<__half, 96>(true) <= available;
   case 128:
-    return shared_bytes<128>(true) <= available;
+    return shared_bytes<__half, 128>(true) <= available;
   default:
-    return shared_bytes<256>(true) <= available;
+    return shared_bytes<__half, 256>(true) <= available;
   }
 }
 
@@ -453,6 +463,8 @@ void attend_decode(const Queue& queue, uint32_t blocks, const uint32_t* num_item
   assert(a.kv.k_dim == a.kv.v_dim && a.q.heads / a.kv.kv_heads <= 16);
   if (a.kv.format == QUIRE_BF16)
     run<__nv_bfloat16>(queue, blocks, num_items, items, a);
+  else if (a.kv.format == QUIRE_KV_E4M3)
+    run<E4m3>(queue, blocks, num_items, items, a);
   else
     run<__half>(queue, blocks, num_items, items, a);
 }

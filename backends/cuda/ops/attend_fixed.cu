@@ -15,7 +15,7 @@ namespace quire::cuda {
 namespace {
 
 template <int kHead> constexpr int kKeys = kHead <= 128 ? 64 : 16; // positions a tile: as many as the registers allow
-template <int kHead> constexpr uint32_t kStageBytes = 2 * kKeys<kHead>* kPitch<kHead>;
+template <class Element, int kHead> constexpr uint32_t kStageBytes = 2 * kKeys<kHead>* kKvPitch<Element, kHead>;
 
 // kWarps 8: 128 rows. kParts: the item is one chunk of KV and leaves a partial result.
 template <class Element, int kHead, int kWarps, bool kParts>
@@ -51,12 +51,12 @@ __device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv
                            : nullptr;
   });
 
-  constexpr uint32_t kPieces = kHead / 8, kCopies = (kTile * kPieces + kThreads - 1) / kThreads;
+  constexpr uint32_t kPieces = kRowBytes<Element, kHead> / 16, kCopies = (kTile * kPieces + kThreads - 1) / kThreads;
   const uint32_t shift = static_cast<uint32_t>(__ffs(static_cast<int>(a.kv.block_size)) - 1);
-  const uint32_t head_bytes = kv_head * a.kv.block_size * (kHead * 2);
+  const uint32_t head_bytes = kv_head * a.kv.block_size * kRowBytes<Element, kHead>;
   const auto stage = [&](uint32_t tile, uint32_t into) {
-    unsigned char* keys = shared + into * kStageBytes<kHead>;
-    unsigned char* values = keys + kTile * kPitch<kHead>;
+    unsigned char* keys = shared + into * kStageBytes<Element, kHead>;
+    unsigned char* values = keys + kTile * kKvPitch<Element, kHead>;
 #pragma unroll
     for (uint32_t i = 0; i < kCopies; ++i) {
       const uint32_t index = i * kThreads + threadIdx.x, row = index / kPieces, piece = index % kPieces,
@@ -65,9 +65,9 @@ __device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv
       const bool valid = position >= live && position < end;
       const uint32_t block_id = valid ? a.table[item.table + (position >> shift)] : 0;
       const std::byte* block = a.kv.base + uint64_t{block_id} * a.kv.block_bytes + head_bytes +
-                               (position & (a.kv.block_size - 1)) * (kHead * 2) + piece * 16;
-      copy_async16(keys + piece_at<kHead>(row, piece), block + a.kv.k_offset, valid);
-      copy_async16(values + piece_at<kHead>(row, piece), block + a.kv.v_offset, valid);
+                               (position & (a.kv.block_size - 1)) * kRowBytes<Element, kHead> + piece * 16;
+      copy_async16(keys + kv_piece_at<Element, kHead>(row, piece), block + a.kv.k_offset, valid);
+      copy_async16(values + kv_piece_at<Element, kHead>(row, piece), block + a.kv.v_offset, valid);
     }
   };
 
@@ -75,7 +75,7 @@ __device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv
   float sums[kHead / 8][4] = {};
   RowState total_state[2];
   // What the chunks before came to, [element][thread]: registers would not hold both.
-  float* totals = reinterpret_cast<float*>(shared + 2 * kStageBytes<kHead>) + threadIdx.x;
+  float* totals = reinterpret_cast<float*>(shared + 2 * kStageBytes<Element, kHead>) + threadIdx.x;
   const auto fold_chunk = [&](bool is_first) {
     if constexpr (!kParts) {
 #pragma unroll
@@ -112,7 +112,7 @@ __device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv
       fold_chunk(is_first);
       is_first = false;
     }
-    const unsigned char* keys = shared + buffer * kStageBytes<kHead>;
+    const unsigned char* keys = shared + buffer * kStageBytes<Element, kHead>;
     float scores[kTile / 8][4] = {};
     multiply_keys<Element, kHead, kTile>(scores, q, keys, 0);
     // Masked only where some row of the warp does not see the whole tile.
@@ -155,7 +155,7 @@ __device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv
         sums[d][2 * h + 1] *= keep;
       }
     }
-    multiply_values<Element, kHead, kTile>(sums, scores, keys + kTile * kPitch<kHead>, 0);
+    multiply_values<Element, kHead, kTile>(sums, scores, keys + kTile * kKvPitch<Element, kHead>, 0);
     __syncthreads();
   }
   copy_async_wait<0>();
@@ -175,6 +175,7 @@ __device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv
       state[h].sum += __shfl_xor_sync(kAllLanes, state[h].sum, 2);
     }
   }
+  order_sums<Element>(sums);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const uint32_t row = row_of[h];
@@ -259,14 +260,14 @@ __global__ void __launch_bounds__(128)
 
 template <class Element, int kHead> struct Fixed {
   static void whole(const Queue& queue, uint32_t num_items, const PrefillItem* items, const AttendArgs& a) {
-    constexpr size_t kStages = 2 * kStageBytes<kHead>, kTotals = 256 * kHead / 2 * 4;
+    constexpr size_t kStages = 2 * kStageBytes<Element, kHead>, kTotals = 256 * kHead / 2 * 4;
     launch("attend_fixed_whole", attend_whole_kernel<Element, kHead>, num_items * a.kv.kv_heads, 256, kStages + kTotals,
            queue, items, a);
   }
   static void parts(const Queue& queue, uint32_t blocks, const std::byte* step_buffer, const ListHeader* header,
                     const PrefillItem* first, const AttendArgs& a) {
-    launch("attend_fixed_parts", attend_parts_kernel<Element, kHead>, blocks, 32, 2 * kStageBytes<kHead>, queue,
-           step_buffer, header, a);
+    launch("attend_fixed_parts", attend_parts_kernel<Element, kHead>, blocks, 32, 2 * kStageBytes<Element, kHead>,
+           queue, step_buffer, header, a);
     launch("fold_parts", fold_parts_kernel<kHead>, blocks, 128, 0, queue, header, first, a);
   }
 };
@@ -290,6 +291,8 @@ void for_head(uint32_t head, const Body& body) {
 template <class Body> void for_shape(const AttendArgs& a, const Body& body) {
   if (a.kv.format == QUIRE_BF16)
     for_head<Fixed, __nv_bfloat16>(a.kv.k_dim, body);
+  else if (a.kv.format == QUIRE_KV_E4M3)
+    for_head<Fixed, E4m3>(a.kv.k_dim, body);
   else
     for_head<Fixed, __half>(a.kv.k_dim, body);
 }

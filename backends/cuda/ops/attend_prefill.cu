@@ -19,25 +19,31 @@ template <int kHead> constexpr int kTilesOfRows = kHead <= 128 ? 2 : 1; // of 16
 template <int kHead> constexpr uint32_t kRows = kWarps * 16 * kTilesOfRows<kHead>;
 // Positions a tile: as many as the registers allow.
 template <int kHead, bool kSoftcap> constexpr int kKeys = kHead > 128 || (kSoftcap && kHead >= 96) ? 32 : 64;
-template <int kHead, bool kSoftcap> constexpr uint32_t kPlaneBytes = kKeys<kHead, kSoftcap>* kPitch<kHead>;
+template <class Element, int kHead, bool kSoftcap>
+constexpr uint32_t kPlaneBytes = kKeys<kHead, kSoftcap>* kKvPitch<Element, kHead>;
 constexpr uint32_t kMostBlocks = 8;                 // that a tile touches
 [[maybe_unused]] constexpr float kLoose = 8;        // log2 of what a row's values may exceed 1 by
 [[maybe_unused]] constexpr float kNothing = -1e30f; // largest of no scores: finite, so that differences are no NaNs
 
-template <int kHead, bool kSoftcap> struct Shared {
+template <class Element, int kHead, bool kSoftcap> struct Shared {
   alignas(128) unsigned char q[kRows<kHead> * kPitch<kHead>];
-  unsigned char kv[2][2][kPlaneBytes<kHead, kSoftcap>]; // stage, K and V
-  uint32_t blocks[2][kMostBlocks];                      // ids
+  unsigned char kv[2][2][kPlaneBytes<Element, kHead, kSoftcap>]; // stage, K and V
+  uint32_t blocks[2][kMostBlocks];                               // ids
 };
 
 template <class Element, int kHead, bool kSoftcap>
 __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const PrefillItem* items, AttendArgs a) {
 #if QUIRE_SM >= 800 // before, attend_any does it all
   constexpr int kM = kTilesOfRows<kHead>;
-  constexpr uint32_t kTile = kKeys<kHead, kSoftcap>, kPieces = kHead / 8;
+  constexpr uint32_t kTile = kKeys<kHead, kSoftcap>, kPieces = kHead / 8; // kPieces: of q
+  constexpr uint32_t kKvPieces = kRowBytes<Element, kHead> / 16,
+                     kCopies = (kTile * kKvPieces + kThreads - 1) / kThreads;
   // Of the steps of q k, side by side: all of them would spill.
-  [[maybe_unused]] constexpr int kUnrolled = QUIRE_SM >= 1000 && kSoftcap && kHead == 128 ? 2 : kHead / 16;
-  auto& shared = *reinterpret_cast<Shared<kHead, kSoftcap>*>(dynamic_shared());
+  [[maybe_unused]] constexpr bool kIsNarrow = std::is_same_v<Element, E4m3>;
+  [[maybe_unused]] constexpr int kUnrolled = kHead == 128 && QUIRE_SM >= 1000 && kSoftcap ? 2
+                                             : kHead == 128 && kIsNarrow                  ? 4
+                                                                                          : kHead / 16;
+  auto& shared = *reinterpret_cast<Shared<Element, kHead, kSoftcap>*>(dynamic_shared());
   let_next_kernel_begin();
   wait_for_previous_kernels();
   const PrefillItem item = items[blockIdx.y];
@@ -57,21 +63,22 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
     const uint32_t position = min(max(begin + tile * kTile + threadIdx.x * block_size, live), end - 1);
     copy_async4(&shared.blocks[tile % 2][threadIdx.x], a.table + item.table + (position >> shift));
   };
-  const std::byte* const keys_of_head = a.kv.base + a.kv.k_offset + kv_head * block_size * (kHead * 2);
+  const std::byte* const keys_of_head = a.kv.base + a.kv.k_offset + kv_head * block_size * kRowBytes<Element, kHead>;
   const uint64_t v_from_k = a.kv.v_offset - a.kv.k_offset;
   const auto fetch = [&](uint32_t tile) {
     const uint32_t first = begin + tile * kTile, stage = tile % 2;
     const uint32_t first_block = first >> shift;
 #pragma unroll
-    for (uint32_t i = 0; i < kTile * kPieces / kThreads; ++i) {
-      const uint32_t index = i * kThreads + threadIdx.x, row = index / kPieces, piece = index % kPieces;
+    for (uint32_t i = 0; i < kCopies; ++i) {
+      const uint32_t index = i * kThreads + threadIdx.x, row = index / kKvPieces, piece = index % kKvPieces;
+      if (kTile * kKvPieces % kThreads != 0 && row >= kTile) break;
       const uint32_t position = first + row;
       const bool valid = position >= live && position < end;
       const std::byte* from = keys_of_head +
                               uint64_t{shared.blocks[stage][(position >> shift) - first_block]} * a.kv.block_bytes +
-                              (position & (block_size - 1)) * (kHead * 2) + piece * 16;
-      copy_async16(shared.kv[stage][0] + piece_at<kHead>(row, piece), from, valid);
-      copy_async16(shared.kv[stage][1] + piece_at<kHead>(row, piece), from + v_from_k, valid);
+                              (position & (block_size - 1)) * kRowBytes<Element, kHead> + piece * 16;
+      copy_async16(shared.kv[stage][0] + kv_piece_at<Element, kHead>(row, piece), from, valid);
+      copy_async16(shared.kv[stage][1] + kv_piece_at<Element, kHead>(row, piece), from + v_from_k, valid);
     }
   };
 
@@ -140,11 +147,11 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
 #pragma unroll
         for (uint32_t n = 0; n < kTile / 16; ++n) {
           uint32_t b[4];
-          load_matrix(b, keys + piece_at<kHead>(16 * n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+          load_keys<Element, kHead>(b, keys, 16 * n, k);
 #pragma unroll
           for (int m = 0; m < kM; ++m) {
-            matrix_multiply<Element>(scores[m][2 * n], q[m], {b[0], b[1]});
-            matrix_multiply<Element>(scores[m][2 * n + 1], q[m], {b[2], b[3]});
+            matrix_multiply<Operand<Element>>(scores[m][2 * n], q[m], {b[0], b[1]});
+            matrix_multiply<Operand<Element>>(scores[m][2 * n + 1], q[m], {b[2], b[3]});
           }
         }
       }
@@ -204,16 +211,16 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
             const float x = exp2_fast(__fmaf_rn(s[2 * h], unit, -largest[m][h])),
                         y = exp2_fast(__fmaf_rn(s[2 * h + 1], unit, -largest[m][h]));
             sum[m][h] += x + y;
-            p[m][i] = pack2<Element>(x, y);
+            p[m][i] = pack2<Operand<Element>>(x, y);
           }
 #pragma unroll
         for (int d = 0; d < kHead / 16; ++d) {
           uint32_t b[4];
-          load_matrix_transposed(b, values + piece_at<kHead>(16 * n + lane % 16, 2 * d + lane / 16));
+          load_values<Element, kHead>(b, values, 16 * n, d);
 #pragma unroll
           for (int m = 0; m < kM; ++m) {
-            matrix_multiply<Element>(sums[m][2 * d], p[m], {b[0], b[1]});
-            matrix_multiply<Element>(sums[m][2 * d + 1], p[m], {b[2], b[3]});
+            matrix_multiply<Operand<Element>>(sums[m][2 * d], p[m], {b[0], b[1]});
+            matrix_multiply<Operand<Element>>(sums[m][2 * d + 1], p[m], {b[2], b[3]});
           }
         }
       }
@@ -221,6 +228,8 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
   }
   copy_async_wait<0>();
 
+#pragma unroll
+  for (int m = 0; m < kM; ++m) order_sums<Element>(sums[m]);
 #pragma unroll
   for (int m = 0; m < kM; ++m)
 #pragma unroll
@@ -247,9 +256,9 @@ void run(const Queue& queue, uint32_t num_items, const PrefillItem* items, const
     launch("attend_prefill", kernel, dim3(a.kv.kv_heads, num_items), kThreads, shared_bytes, queue, items, a);
   };
   if (a.softcap != 0)
-    go(attend_prefill_kernel<Element, kHead, true>, sizeof(Shared<kHead, true>));
+    go(attend_prefill_kernel<Element, kHead, true>, sizeof(Shared<Element, kHead, true>));
   else
-    go(attend_prefill_kernel<Element, kHead, false>, sizeof(Shared<kHead, false>));
+    go(attend_prefill_kernel<Element, kHead, false>, sizeof(Shared<Element, kHead, false>));
 }
 
 template <class Element>
@@ -276,6 +285,8 @@ void attend_prefill(const Queue& queue, uint32_t num_items, const PrefillItem* i
   assert(a.kv.k_dim == a.kv.v_dim);
   if (a.kv.format == QUIRE_BF16)
     run<__nv_bfloat16>(queue, num_items, items, a);
+  else if (a.kv.format == QUIRE_KV_E4M3)
+    run<E4m3>(queue, num_items, items, a);
   else
     run<__half>(queue, num_items, items, a);
 }

@@ -99,6 +99,33 @@ __device__ __forceinline__ void load_matrix_transposed(uint32_t (&r)[4], const v
 #endif
 }
 
+// Two matrices: the addresses of lanes 0 to 15 count.
+__device__ __forceinline__ void load_matrix2(uint32_t (&r)[2], const void* row) {
+#ifdef QUIRE_CUDA_EMULATED
+  uint32_t all[4];
+  emulator::ldmatrix_x4(all, row, false);
+  r[0] = all[0], r[1] = all[1];
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+#endif
+}
+
+__device__ __forceinline__ void load_matrix2_transposed(uint32_t (&r)[2], const void* row) {
+#ifdef QUIRE_CUDA_EMULATED
+  uint32_t all[4];
+  emulator::ldmatrix_x4(all, row, true);
+  r[0] = all[0], r[1] = all[1];
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+#endif
+}
+
 // c += a b, 16 x 8 x 16, fp16 or bf16 operands, fp32 sums.
 template <class Element>
 __device__ __forceinline__ void matrix_multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);

@@ -31,7 +31,7 @@ struct Tensor {
 };
 
 // One layer's cache: K [block, kv_head, token in block, k_dim] and V alike inside each block, which holds all layers of
-// its group.
+// its group. The order of E4M3's elements within a row is in kv_element.cuh.
 struct KvLayer {
   std::byte* base = nullptr; // of block 0
   uint64_t block_bytes = 0;
@@ -39,7 +39,7 @@ struct KvLayer {
   uint64_t v_offset = 0;
   uint32_t kv_heads = 0, k_dim = 0, v_dim = 0;
   uint32_t block_size = 0;
-  uint32_t format = QUIRE_F16; // QUIRE_F16, QUIRE_BF16, QUIRE_F32
+  uint32_t format = QUIRE_F16; // QUIRE_F16, QUIRE_BF16, QUIRE_F32, QUIRE_KV_E4M3
   uint32_t window = 0;         // positions a token sees, itself included; 0 = all
 };
 

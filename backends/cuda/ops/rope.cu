@@ -3,6 +3,7 @@
 // Shapes: q [T, heads, dim], k [T, kv_heads, k_dim], v [T, kv_heads, v_dim]; frequencies [rotary_dim / 2]. Bytes: each
 // input and output once. A warp a head of a token.
 #include "elements.cuh"
+#include "kv_element.cuh"
 #include "turn.cuh"
 
 #include <cassert>
@@ -20,8 +21,10 @@ struct RopeKernelArgs {
 __device__ __forceinline__ void store_kv(const KvLayer& kv, uint64_t offset, uint32_t dim, uint32_t head, uint32_t slot,
                                          uint32_t col, float value) {
   std::byte* block = kv.base + uint64_t{slot / kv.block_size} * kv.block_bytes + offset;
-  const uint32_t index = (head * kv.block_size + slot % kv.block_size) * dim + col;
-  if (kv.format == QUIRE_F16)
+  const uint32_t row = (head * kv.block_size + slot % kv.block_size) * dim, index = row + col;
+  if (kv.format == QUIRE_KV_E4M3)
+    reinterpret_cast<E4m3*>(block)[row + e4m3_place(col, dim)] = to_e4m3(value);
+  else if (kv.format == QUIRE_F16)
     reinterpret_cast<__half*>(block)[index] = to_half(value);
   else if (kv.format == QUIRE_BF16)
     reinterpret_cast<__nv_bfloat16*>(block)[index] = __float2bfloat16_rn(value);
