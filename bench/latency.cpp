@@ -109,9 +109,11 @@ boost::json::object bench_throughput(Engine& engine, const ThroughputOptions& o)
   run_load(engine, std::vector<LoadRequest>(1, LoadRequest{0, 32, 8, {}}),
            o.seed + 1); // first-use costs are not throughput
   const Stats before = engine.stats();
+  const auto counted_before = engine.backend_counters();
   const auto results = run_load(engine, requests, o.seed);
   require_success(results);
   const Stats after = engine.stats();
+  const auto counted_after = engine.backend_counters();
   double last = 0, normalised = 0;
   uint64_t in = 0, out = 0;
   std::vector<double> first;
@@ -125,26 +127,41 @@ boost::json::object bench_throughput(Engine& engine, const ThroughputOptions& o)
   const double steps = static_cast<double>(after.steps - before.steps);
   const auto decode_steps = static_cast<double>(after.decode_steps - before.decode_steps);
   const auto us = [](double seconds, double count) { return count > 0 ? seconds / count * 1e6 : 0.0; };
-  return {{"requests", o.requests},
-          {"requests_per_s", o.requests_per_second},
-          {"prompt_tokens", in},
-          {"output_tokens", out},
-          {"seconds", last},
-          {"output_tokens_per_s", static_cast<double>(out) / last},
-          {"total_tokens_per_s", static_cast<double>(in + out) / last},
-          {"first_token_p50_s", quantile(first, 0.5)},
-          {"first_token_p99_s", quantile(first, 0.99)},
-          {"normalised_latency_s_per_token", normalised},
-          {"steps", after.steps - before.steps},
-          {"host_us_per_step", us(after.host_seconds - before.host_seconds, steps)},
-          {"submit_us_per_step", us(after.submit_seconds - before.submit_seconds, steps)},
-          {"wait_us_per_step", us(after.device_wait_seconds - before.device_wait_seconds, steps)},
-          {"decode_steps", after.decode_steps - before.decode_steps},
-          {"host_us_per_decode_step", us(after.decode_host_seconds - before.decode_host_seconds, decode_steps)},
-          {"submit_us_per_decode_step", us(after.decode_submit_seconds - before.decode_submit_seconds, decode_steps)},
-          {"device_idle_share_at_most", (after.device_idle_seconds - before.device_idle_seconds) / last},
-          {"preemptions", after.preemptions_swap + after.preemptions_recompute - before.preemptions_swap -
-                              before.preemptions_recompute}};
+  const auto full_steps = static_cast<double>(after.full_decode_steps - before.full_decode_steps);
+  boost::json::object backend;
+  for (size_t i = 0; i < counted_after.size(); ++i)
+    backend[counted_after[i].first] =
+        counted_after[i].second - (i < counted_before.size() ? counted_before[i].second : 0.0);
+  return {
+      {"requests", o.requests},
+      {"requests_per_s", o.requests_per_second},
+      {"prompt_tokens", in},
+      {"output_tokens", out},
+      {"seconds", last},
+      {"output_tokens_per_s", static_cast<double>(out) / last},
+      {"total_tokens_per_s", static_cast<double>(in + out) / last},
+      {"first_token_p50_s", quantile(first, 0.5)},
+      {"first_token_p99_s", quantile(first, 0.99)},
+      {"normalised_latency_s_per_token", normalised},
+      {"steps", after.steps - before.steps},
+      {"host_us_per_step", us(after.host_seconds - before.host_seconds, steps)},
+      {"submit_us_per_step", us(after.submit_seconds - before.submit_seconds, steps)},
+      {"wait_us_per_step", us(after.device_wait_seconds - before.device_wait_seconds, steps)},
+      {"decode_steps", after.decode_steps - before.decode_steps},
+      {"host_us_per_decode_step", us(after.decode_host_seconds - before.decode_host_seconds, decode_steps)},
+      {"submit_us_per_decode_step", us(after.decode_submit_seconds - before.decode_submit_seconds, decode_steps)},
+      {"schedule_us_per_decode_step", us(after.decode_schedule_seconds - before.decode_schedule_seconds, decode_steps)},
+      {"commit_us_per_decode_step", us(after.decode_commit_seconds - before.decode_commit_seconds, decode_steps)},
+      {"deliver_us_per_decode_step", us(after.decode_deliver_seconds - before.decode_deliver_seconds, decode_steps)},
+      {"full_decode_steps", after.full_decode_steps - before.full_decode_steps},
+      {"host_us_per_full_decode_step",
+       us(after.full_decode_host_seconds - before.full_decode_host_seconds, full_steps)},
+      {"submit_us_per_full_decode_step",
+       us(after.full_decode_submit_seconds - before.full_decode_submit_seconds, full_steps)},
+      {"backend_counters", backend},
+      {"device_idle_share_at_most", (after.device_idle_seconds - before.device_idle_seconds) / last},
+      {"preemptions",
+       after.preemptions_swap + after.preemptions_recompute - before.preemptions_swap - before.preemptions_recompute}};
 }
 
 } // namespace quire::bench

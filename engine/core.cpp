@@ -132,9 +132,14 @@ bool EngineCore::submit(std::unique_ptr<Step> step, EngineClock::time_point begu
   }
   const double gap = seen_done_ == EngineClock::time_point{} ? 0 : seconds_between(seen_done_, submitted);
   if (pipe_.empty()) counters_.device_idle_seconds += gap;
-  const double host = seconds_between(begun, start) + seconds_between(submitted, EngineClock::now());
-  pipe_.push_back({std::move(step), now, status.code == QUIRE_OK ? "" : status.message, host,
-                   seconds_between(start, submitted), gap});
+  FlyingStep flying;
+  flying.step = std::move(step);
+  flying.submitted = now;
+  if (status.code != QUIRE_OK) flying.error = status.message;
+  flying.schedule_seconds = seconds_between(begun, start) + seconds_between(submitted, EngineClock::now());
+  flying.submit_seconds = seconds_between(start, submitted);
+  flying.gap_seconds = gap;
+  pipe_.push_back(std::move(flying));
   return true;
 }
 
@@ -157,6 +162,8 @@ void EngineCore::commit(FlyingStep flying) {
   std::string error = status.code == QUIRE_OK ? flying.error : status.message;
   if (error.empty() && options_.weights_damaged) error = options_.weights_damaged();
   scheduler_.commit(step, !error.empty());
+  const auto committed = EngineClock::now();
+  flying.commit_seconds = seconds_between(done, committed);
   if (error.empty()) {
     for (size_t row = 0; row < step.rows.size(); ++row) {
       fetch_ahead(step, row);
@@ -168,7 +175,7 @@ void EngineCore::commit(FlyingStep flying) {
   }
   forget_closed();
   if (options_.check_every_step) check_integrity("after a step");
-  flying.host_seconds += seconds_between(done, EngineClock::now());
+  flying.deliver_seconds = seconds_between(committed, EngineClock::now());
   account(flying);
   publish_stats();
   spare_steps_.push_back(std::move(flying.step));
@@ -192,12 +199,20 @@ void EngineCore::fetch_ahead(const Step& step, size_t row) {
 }
 
 void EngineCore::account(const FlyingStep& flying) {
-  counters_.host_seconds += flying.host_seconds;
+  const double own = flying.schedule_seconds + flying.commit_seconds + flying.deliver_seconds;
+  counters_.host_seconds += own;
   counters_.submit_seconds += flying.submit_seconds;
   if (flying.step->num_tokens() != flying.step->chunks.size()) return;
   ++counters_.decode_steps;
-  counters_.decode_host_seconds += flying.host_seconds + flying.submit_seconds;
+  counters_.decode_host_seconds += own + flying.submit_seconds;
   counters_.decode_submit_seconds += flying.submit_seconds;
+  counters_.decode_schedule_seconds += flying.schedule_seconds;
+  counters_.decode_commit_seconds += flying.commit_seconds;
+  counters_.decode_deliver_seconds += flying.deliver_seconds;
+  if (flying.step->chunks.size() < options_.scheduler.max_sequences) return;
+  ++counters_.full_decode_steps;
+  counters_.full_decode_host_seconds += own + flying.submit_seconds;
+  counters_.full_decode_submit_seconds += flying.submit_seconds;
 }
 
 void EngineCore::read_messages() {
@@ -206,6 +221,8 @@ void EngineCore::read_messages() {
   for (Message& message : messages_) {
     if (message.stop) {
       stopping_ = true;
+    } else if (message.counters) {
+      message.counters->set_value(device_->counters());
     } else if (message.request) {
       ActiveRequest& request = *message.request;
       ++counters_.requests;
@@ -310,6 +327,14 @@ void EngineCore::publish_stats() {
   s.prefix_hits = kv_.prefix_hit_tokens();
   std::lock_guard lock(stats_mutex_);
   stats_ = s;
+}
+
+BackendCounters EngineCore::backend_counters() {
+  const auto answer = std::make_shared<std::promise<BackendCounters>>();
+  Message ask;
+  ask.counters = answer;
+  inbox_.post(std::move(ask));
+  return answer->get_future().get();
 }
 
 Stats EngineCore::stats() const {

@@ -22,6 +22,7 @@
 #include <atomic>
 #include <deque>
 #include <functional>
+#include <future>
 #include <map>
 #include <mutex>
 #include <queue>
@@ -29,6 +30,8 @@
 #include <unordered_map>
 
 namespace quire {
+
+using BackendCounters = std::vector<std::pair<std::string, double>>;
 
 struct CoreOptions {
   RequestLimits limits;
@@ -58,21 +61,23 @@ class EngineCore {
   RequestId submit(Request request);                                         // [any]
   void cancel(RequestId request) { inbox_.post({nullptr, request, false}); } // [any]
   Stats stats() const;                                                       // [any]
+  BackendCounters backend_counters();                                        // [any] waits for the engine thread
   KeptTokens& kept() { return kept_; }                                       // [any]
   const CoreOptions& options() const { return options_; }
 
  private:
   struct Message {
-    std::unique_ptr<ActiveRequest> request; // a new one
-    RequestId cancel = 0;                   // or an end
-    bool stop = false;                      // or the engine's own; none of them: just wake up
+    std::unique_ptr<ActiveRequest> request;                  // a new one
+    RequestId cancel = 0;                                    // or an end
+    bool stop = false;                                       // or the engine's own; none of them: just wake up
+    std::shared_ptr<std::promise<BackendCounters>> counters; // or a question
   };
   struct FlyingStep {
     std::unique_ptr<Step> step;
     EngineClock::time_point submitted;
-    std::string error;                   // it was submitted, but its rows can't come
-    double host_seconds, submit_seconds; // that it took the engine thread so far
-    double gap_seconds; // from when the host last saw a step done, with one still running, to its submission
+    std::string error; // it was submitted, but its rows can't come
+    double schedule_seconds = 0, submit_seconds = 0, commit_seconds = 0, deliver_seconds = 0; // of the engine thread
+    double gap_seconds = 0; // from when the host last saw a step done, with one still running, to its submission
   };
 
   // core_requests.cpp: [any]

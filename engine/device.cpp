@@ -143,6 +143,21 @@ bool Device::idle(std::chrono::microseconds time, quire_status& status) {
   return b.idle != nullptr && b.idle(instance_, static_cast<uint32_t>(time.count()), &status) != 0;
 }
 
+std::vector<std::pair<std::string, double>> Device::counters() const {
+  std::vector<quire_counter> counters(64);
+  quire_status status{};
+  const auto read = [&] {
+    return setup_.backend->counters(instance_, counters.data(), static_cast<uint32_t>(counters.size()), &status);
+  };
+  if (instance_ == nullptr || setup_.backend->counters == nullptr) return {};
+  const uint32_t count = read();
+  counters.resize(count);
+  if (count > 64) read();
+  std::vector<std::pair<std::string, double>> result;
+  for (const quire_counter& c : counters) result.emplace_back(c.name, c.value);
+  return result;
+}
+
 void Device::measure_swap_rate() {
   using Clock = std::chrono::steady_clock;
   const quire_backend& b = *setup_.backend;

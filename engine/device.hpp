@@ -55,6 +55,8 @@ class Device {
   // Lets the backend work for about so long at what makes later steps faster; no step may be in flight. Whether
   // something is left to do.
   bool idle(std::chrono::microseconds time, quire_status& status);
+  // What the backend has counted, by its own names; empty where it doesn't count.
+  std::vector<std::pair<std::string, double>> counters() const;
 
   // Destroys the instance and makes it anew, weights, KV memory and all. False with a status where that fails; may be
   // tried again.

@@ -343,6 +343,7 @@ void Engine::reconfigure(const std::string& kv_policy, const std::string& batchi
   impl_->core = std::make_unique<EngineCore>(impl_->core_options, std::move(device));
 }
 Stats Engine::stats() const { return impl_->core->stats(); }
+std::vector<std::pair<std::string, double>> Engine::backend_counters() const { return impl_->core->backend_counters(); }
 const DeviceChoice& Engine::device() const { return impl_->device_choice; }
 const ModelInfo& Engine::model() const { return impl_->info; }
 std::shared_ptr<const Tokenizer> Engine::tokenizer() const { return impl_->tokenizer; }

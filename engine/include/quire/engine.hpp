@@ -154,6 +154,11 @@ struct Stats {
   // Of the steps without prompts: one token a sequence. host: own work and submit together.
   uint64_t decode_steps = 0;
   double decode_host_seconds = 0, decode_submit_seconds = 0;
+  // Where the host's part of them goes: choosing and building the step, its tokens into sequences and blocks, and out to the clients.
+  double decode_schedule_seconds = 0, decode_commit_seconds = 0, decode_deliver_seconds = 0;
+  // Of those in which as many sequences took part as may run.
+  uint64_t full_decode_steps = 0;
+  double full_decode_host_seconds = 0, full_decode_submit_seconds = 0;
   // The device had nothing queued, though there was work: at most so long. From when the host saw the last step done to when the next
   // was submitted.
   double device_idle_seconds = 0;
@@ -203,6 +208,8 @@ class Engine {
   std::shared_ptr<const std::vector<int32_t>> tokens_of(SequenceHandle sequence) const;
 
   Stats stats() const;              // [any]
+  // What the backend has counted, by its own names; none where it doesn't count. Waits for the engine thread. [any]
+  std::vector<std::pair<std::string, double>> backend_counters() const;
   // Another KV policy and way of batching on the same device and weights, for comparisons: see EngineOptions. What is kept and cached is
   // forgotten, what runs is cancelled. No other call may be under way.
   void reconfigure(const std::string& kv_policy, const std::string& batching);

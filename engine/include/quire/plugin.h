@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 #define QUIRE_ABI_MAJOR 1
-#define QUIRE_ABI_MINOR 0
+#define QUIRE_ABI_MINOR 1 /* 1: quire_backend has counters */
 
 /* ---- Status -------------------------------------------------------------------------------------------------------- */
 
@@ -439,6 +439,12 @@ typedef struct quire_op_time {
   uint64_t flops;      /* it must do */
 } quire_op_time;
 
+/* A total since the instance was created. */
+typedef struct quire_counter {
+  char name[48]; /* what is counted, its unit last where it has one: «decode_plan_seconds» */
+  double value;
+} quire_counter;
+
 /* An instance is one device, one queue: all its verbs behave as if carried out in the order of the calls, and may return before the
  * device has done them. A failed verb changes nothing unless its code is QUIRE_DEVICE_LOST. All verbs of an instance are [engine], and
  * [load] before the first submit. */
@@ -484,6 +490,8 @@ typedef struct quire_backend {
    * returns 1 while something is left to do. No ticket may be unwaited; outputs are lost; sums of later steps may be added in another order
    * (never with `invariant`). May be NULL. */
   uint32_t (*idle)(void* instance, uint32_t microseconds, quire_status*);
+  /* What the instance has counted, for those who measure it: writes at most `capacity` entries, returns how many there are. May be NULL. */
+  uint32_t (*counters)(void* instance, quire_counter* out, uint32_t capacity, quire_status*);
 } quire_backend;
 
 /* ---- Model --------------------------------------------------------------------------------------------------------- */

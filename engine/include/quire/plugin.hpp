@@ -91,6 +91,7 @@ class Instance {
     throw Failure(QUIRE_UNSUPPORTED, "this backend can't measure its device's ceilings");
   }
   virtual bool idle(uint32_t /*microseconds*/) { return false; }
+  virtual uint32_t counters(std::span<quire_counter>) { return 0; } // how many there are; writes those that fit
 };
 
 class Backend {
@@ -236,10 +237,14 @@ template <class Class> struct BackendGlue {
     return guarded(status, [&]() -> uint32_t { return at(instance).idle(microseconds) ? 1 : 0; });
   }
 
+  static uint32_t counters(void* instance, quire_counter* out, uint32_t capacity, quire_status* status) noexcept {
+    return guarded(status, [&] { return at(instance).counters({out, capacity}); });
+  }
+
   static constexpr quire_backend table() {
     return {sizeof(quire_backend), nullptr,    &device_count, &device_info, &create, &destroy,     &memory,   &compile,
             &kv_block_bytes,       &kv_create, &submit,       &sample,      &wait,   &copy_blocks, &swap_out, &swap_in,
-            &read_output,          &profile,   &ceilings, &idle};
+            &read_output,          &profile,   &ceilings, &idle,       &counters};
   }
 };
 
