@@ -1,6 +1,7 @@
 #include "instance.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <cstring>
 
@@ -115,40 +116,46 @@ void CudaInstance::wait_for_swaps_of(const quire_step& step, CompiledProgram& pr
 
 void CudaInstance::queue_step(const quire_step& step, Loaded& target, bool may_use_graph, Queued& queued) {
   CompiledProgram& program = *target.program;
-  std::vector<uint32_t> num_blocks;
+  Lap lap;
+  std::array<uint32_t, QUIRE_MAX_GROUPS> num_blocks{};
   if (program.step.groups != 0) {
     if (!program.kv) throw Failure(QUIRE_INVALID, "CUDA: the program needs a KV cache, and none was created");
-    for (uint32_t g = 0; g < program.step.groups; ++g) num_blocks.push_back(program.kv->num_blocks(g));
+    for (uint32_t g = 0; g < program.step.groups; ++g) num_blocks[g] = program.kv->num_blocks(g);
   }
   check_step(step, program.step, num_blocks);
+  lap.add(times_.now.check);
   plan_step(step, program.step, plans_);
+  lap.add(times_.now.plan);
   const uint64_t ticket = last_ticket_ + 1;
   if (may_use_graph && is_decode(step) && !plans_.has_prefill)
     queued.graph = target.graphs.find(step.num_sequences, step.num_rows);
   const StepShape exact = queued.graph == nullptr ? exact_shape(step, plans_) : StepShape{};
   const StepShape& shape = queued.graph != nullptr ? queued.graph->shape : exact;
-  queued.layout =
-      queued.graph != nullptr ? queued.graph->layout : lay_out_step(shape, program.step.groups, program.step.classes);
+  if (queued.graph == nullptr) queued.layout = lay_out_step(shape, program.step.groups, program.step.classes);
+  const StepLayout& layout = queued.graph != nullptr ? queued.graph->layout : queued.layout;
   const uint64_t entries = step.table_start != nullptr ? step.table_start[step.num_sequences] : 0;
-  if (queued.layout.tables + 4 * entries * program.step.groups + 128 > target.step_bytes)
+  if (layout.tables + 4 * entries * program.step.groups + 128 > target.step_bytes)
     throw Failure(QUIRE_INVALID, "CUDA: the step's block tables are longer than the context of the limits");
 
-  PinnedBuffer& staging = staging_[ticket % kSlots];
-  copied_[ticket % kSlots].wait();
-  const uint64_t bytes =
-      write_step(step, program.step, plans_, shape, queued.layout, sampler_.row_base(step.token_ticket),
-                 {staging.data(), static_cast<size_t>(target.step_bytes)});
+  const PinnedBuffer& staging = staging_[ticket % kSlots];
+  if (staging_in_doubt_) check(cudaStreamSynchronize(stream_.get()), "waiting for the device");
+  const uint64_t bytes = write_step(step, program.step, plans_, shape, layout, sampler_.row_base(step.token_ticket),
+                                    {staging.data(), static_cast<size_t>(target.step_bytes)});
+  lap.add(times_.now.write);
+  mark_done();
   wait_for_swaps_of(step, program);
+  staging_in_doubt_ = true;
   check(cudaMemcpyAsync(target.step_buffer.data(), staging.data(), bytes, cudaMemcpyHostToDevice, stream_.get()),
         "sending a step");
-  copied_[ticket % kSlots].record(stream_.get());
+  lap.add(times_.now.copy);
+  if (queued.graph != nullptr) return;
 
   StepRun& run = queued.run;
   run.queue = {stream_.get(), device_.compute_capability >= 90};
   run.tokens = step.num_tokens, run.sequences = step.num_sequences, run.rows = step.num_rows;
   run.buffer = target.step_buffer.data();
-  run.layout = &queued.layout;
-  run.arrays = arrays_at(run.buffer, queued.layout, sampler_.tokens());
+  run.layout = &layout;
+  run.arrays = arrays_at(run.buffer, layout, sampler_.tokens());
   run.plans = &plans_;
 }
 
@@ -158,14 +165,21 @@ uint64_t CudaInstance::submit(const quire_step& step) {
     if (last_ticket_ - last_waited_ >= 2) throw Failure(QUIRE_INVALID, "CUDA: two tickets are already unwaited");
     if (step.token_rows != nullptr && step.token_ticket != 0 && step.token_ticket != last_ticket_)
       throw Failure(QUIRE_INVALID, "CUDA: tokens can only be taken from the ticket just before");
+    times_.now = {};
     Queued queued;
     queue_step(step, target, true, queued);
-    if (queued.graph != nullptr)
+    Lap lap;
+    const uint64_t slot = (last_ticket_ + 1) % kSlots;
+    decodes_[slot] = queued.graph != nullptr;
+    if (queued.graph != nullptr) {
+      if (is_timed(last_ticket_ + 1)) begun_[slot].record(stream_.get());
       queued.graph->graph.launch(stream_.get());
-    else
+    } else {
       run_program(*target.program, queued.run);
-    ++last_ticket_;
-    done_[last_ticket_ % kSlots].record(stream_.get());
+    }
+    lap.add(times_.now.launch);
+    unmarked_ = ++last_ticket_;
+    staging_in_doubt_ = false;
     sampler_.forget(last_ticket_);
     last_program_ = step.program, last_rows_ = step.num_rows, last_tokens_ = step.num_tokens,
     last_sequences_ = step.num_sequences;
@@ -184,8 +198,11 @@ void CudaInstance::sample(uint64_t ticket, std::span<const quire_sampling_row> r
     const CompiledProgram& program = *loaded(last_program_).program;
     const Tensor logits = program.tensor(program.data.outputs[0]);
     sampler_.sample(ticket, rows, static_cast<const float*>(logits.data), program.data.vocab,
-                    {stream_.get(), device_.compute_capability >= 90});
-    done_[ticket % kSlots].record(stream_.get());
+                    {stream_.get(), device_.compute_capability >= 90}, times_.now);
+    Lap lap;
+    mark_done();
+    lap.add(times_.now.sample);
+    if (decodes_[ticket % kSlots]) times_.add_submitted();
   });
 }
 
@@ -196,10 +213,25 @@ void CudaInstance::wait(uint64_t ticket, std::span<quire_sampled_row> rows) {
     if (rows.size() != sampler_.num_rows(ticket))
       throw Failure(QUIRE_INVALID, "CUDA: " + std::to_string(sampler_.num_rows(ticket)) + " rows were sampled, not " +
                                        std::to_string(rows.size()));
-    done_[ticket % kSlots].wait();
+    if (unmarked_ == ticket) mark_done();
+    const uint64_t slot = ticket % kSlots, before = (ticket - 1) % kSlots;
+    done_[slot].wait();
     last_waited_ = ticket;
+    Lap lap;
     sampler_.take(ticket, rows);
+    if (!decodes_[slot]) return;
+    if (is_timed(ticket)) {
+      times_.add_run(seconds_between(begun_[slot], done_[slot]));
+      if (ticket > 1 && decodes_[before]) times_.add_gap(seconds_between(done_[before], begun_[slot]));
+    }
+    lap.add(times_.take);
   });
+}
+
+void CudaInstance::mark_done() {
+  if (unmarked_ == 0) return;
+  done_[unmarked_ % kSlots].record(stream_.get());
+  unmarked_ = 0;
 }
 
 void CudaInstance::copy_blocks(std::span<const quire_block_copy> copies) {

@@ -1,14 +1,16 @@
 // An instance: one device, one queue, and the verbs of plugin.h.
 //
 // Work goes to one stream in the order of the calls; swaps have their own (kv_cache.hpp). A decode step is one copy to
-// the device and one graph; every other step launches its kernels directly. Errors: Failure; after QUIRE_DEVICE_LOST
-// every verb fails alike. Threads: [engine], as in plugin.h.
+// the device and one graph; every other step launches its kernels directly. A slot of what is copied from host memory
+// is free again once its ticket was waited for: there are more slots than tickets may be unwaited. Errors: Failure;
+// after QUIRE_DEVICE_LOST every verb fails alike. Threads: [engine], as in plugin.h.
 #pragma once
 
 #include "compile.hpp"
 #include "graphs.hpp"
 #include "linear_tuning.hpp"
 #include "sampler.hpp"
+#include "step_times.hpp"
 
 #include <quire/plugin.hpp>
 
@@ -38,6 +40,7 @@ class CudaInstance final : public Instance {
   uint32_t profile(const quire_step& step, uint32_t repetitions, std::span<quire_op_time> out) override;
   void ceilings(double& bytes_per_second, double& flops_per_second) override;
   bool idle(uint32_t microseconds) override; // idle.cpp
+  uint32_t counters(std::span<quire_counter> out) override { return times_.report(out); }
 
  private:
   struct Loaded {
@@ -57,13 +60,17 @@ class CudaInstance final : public Instance {
   // Copies the step to the device; the run to launch it with, or the graph.
   struct Queued {
     StepRun run;
-    StepLayout layout;
+    StepLayout layout; // of a step without a graph
     const DecodeGraphs::Entry* graph = nullptr;
   };
   void queue_step(const quire_step& step, Loaded& loaded, bool may_use_graph, Queued& queued);
   // idle.cpp: whether kernels are chosen by timing; what an earlier run chose.
   bool tunes() const;
   void load_choices();
+  // The device's own timers cost some microseconds a step: every eighth step has them.
+  static bool is_timed(uint64_t ticket) { return ticket % 8 == 0; }
+  // Marks the end of the ticket that still lacks it: later work is not to be waited for.
+  void mark_done();
   void log(int32_t level, const std::string& message) const;
   Failure device_lost() const;
   // Runs a verb; remembers the sentence of a lost device, which every later verb repeats.
@@ -86,9 +93,13 @@ class CudaInstance final : public Instance {
   std::vector<Loaded> programs_;
   uint32_t kv_program_ = 0;
   PinnedBuffer staging_[kSlots];
-  Event done_[kSlots];
-  Event copied_[kSlots];
+  Event begun_[kSlots]{Event(true), Event(true), Event(true)}; // of decode steps: the step is on the device
+  Event done_[kSlots]{Event(true), Event(true), Event(true)};
+  bool decodes_[kSlots]{};
+  uint64_t unmarked_ = 0;         // the last ticket, while its end is not marked
+  bool staging_in_doubt_ = false; // a verb failed behind the copy of its step
   StepPlans plans_;
+  StepTimes times_;
   Sampler sampler_;
   uint64_t last_ticket_ = 0, last_waited_ = 0;
   uint32_t last_program_ = 0, last_rows_ = 0, last_tokens_ = 0, last_sequences_ = 0;

@@ -30,43 +30,22 @@ void Sampler::reserve(uint32_t max_rows, uint32_t vocab) {
   const uint32_t rows = std::max(max_rows, max_rows_), words = std::max(vocab, vocab_);
   DeviceBuffer tokens(align_up(2ull * rows * 4), "sampled tokens");
   DeviceBuffer partials(align_up(uint64_t{rows} * sample_stretches(words) * sizeof(SamplePartial)), "sampling");
-  DeviceBuffer results(align_up(rows * sizeof(SampleResult)), "sampling");
   DeviceBuffer candidates(align_up(uint64_t{rows} * QUIRE_MAX_CANDIDATES * sizeof(quire_candidate)), "sampling");
-  for (Slot& slot : slots_) grow(slot.results, results.bytes() + candidates.bytes(), "sampled rows");
-  tokens_ = std::move(tokens), partials_ = std::move(partials), results_ = std::move(results),
-  candidates_ = std::move(candidates);
+  for (Slot& slot : slots_) { // growing while serving would wait for the device
+    grow(slot.results, rows * sizeof(SampleResult), "sampled rows");
+    grow(slot.upload, rows * sizeof(SampleRow), "sampling parameters");
+    grow(slot.device, rows * sizeof(SampleRow), "sampling parameters");
+  }
+  tokens_ = std::move(tokens), partials_ = std::move(partials), candidates_ = std::move(candidates);
   max_rows_ = rows, vocab_ = words;
 }
 
-void Sampler::sample(uint64_t ticket, std::span<const quire_sampling_row> rows, const float* logits, uint32_t vocab,
-                     const Queue& queue) {
-  assert(rows.size() <= max_rows_ && vocab <= vocab_);
-  Slot& slot = slots_[ticket % kSlots];
-  const uint64_t mask_words = (uint64_t{vocab} + 31) / 32;
-  uint64_t counts = 0, biases = 0, masks = 0, wanted = 0;
-  bool any_adjusts = false;
-  for (const quire_sampling_row& row : rows) {
-    counts += row.num_counts, biases += row.num_bias;
-    masks += row.mask != nullptr, wanted += row.logits != nullptr;
-    any_adjusts = any_adjusts || adjusts(row);
-  }
-  const uint64_t counts_at = align_up(rows.size() * sizeof(SampleRow)),
-                 bias_at = align_up(counts_at + counts * sizeof(quire_token_count));
-  const uint64_t masks_at = align_up(bias_at + biases * sizeof(quire_logit_bias)),
-                 bytes = align_up(masks_at + masks * mask_words * 4);
-  grow(slot.upload, bytes, "sampling parameters");
-  grow(slot.device, bytes, "sampling parameters");
-  if (wanted != 0) grow(slot.logits, wanted * vocab * 4, "logits for the host");
-  if (any_adjusts) grow(adjusted_, uint64_t{max_rows_} * vocab_ * 4, "adjusted logits");
-
-  slot.wanted.clear();
-  slot.has_candidates = false;
-  uint32_t count_index = 0, bias_index = 0;
-  uint64_t mask_index = 0;
-  auto* to = slot.upload.as<SampleRow>();
+Sampler::Extras Sampler::pack(std::span<const quire_sampling_row> rows, uint32_t vocab, SampleRow* to) {
+  const auto share = [](float p) { return p == 1 ? 0.f : p; };
+  const uint32_t mask_words = (vocab + 31) / 32;
+  Extras extras;
   for (const quire_sampling_row& from : rows) {
-    SampleRow row{};
-    const auto share = [](float p) { return p == 1 ? 0.f : p; };
+    SampleRow row;
     row.temperature = from.temperature, row.min_p = from.min_p;
     row.top_p = share(from.top_p), row.typical_p = share(from.typical_p);
     row.top_k = from.top_k;
@@ -75,71 +54,105 @@ void Sampler::sample(uint64_t ticket, std::span<const quire_sampling_row> rows, 
     row.seed_low = static_cast<uint32_t>(from.seed), row.seed_high = static_cast<uint32_t>(from.seed >> 32);
     row.choice = from.choice, row.position = from.position;
     row.num_candidates = std::min({from.num_candidates, static_cast<uint32_t>(QUIRE_MAX_CANDIDATES), vocab});
-    slot.has_candidates = slot.has_candidates || row.num_candidates != 0;
     row.pending_row = from.pending_row;
-    row.counts = count_index, row.num_counts = from.num_counts;
-    row.bias = bias_index, row.num_bias = from.num_bias;
-    if (from.num_counts != 0)
-      std::memcpy(slot.upload.as<quire_token_count>(counts_at) + count_index, from.counts,
-                  from.num_counts * sizeof(quire_token_count));
-    if (from.num_bias != 0)
-      std::memcpy(slot.upload.as<quire_logit_bias>(bias_at) + bias_index, from.bias,
-                  from.num_bias * sizeof(quire_logit_bias));
-    count_index += from.num_counts, bias_index += from.num_bias;
-    row.mask = kNoMask;
-    if (from.mask != nullptr) {
-      row.mask = static_cast<uint32_t>(mask_index);
-      std::memcpy(slot.upload.as<uint32_t>(masks_at) + mask_index, from.mask, mask_words * 4);
-      mask_index += mask_words;
-    }
+    row.counts = static_cast<uint32_t>(extras.counts), row.num_counts = from.num_counts;
+    row.bias = static_cast<uint32_t>(extras.biases), row.num_bias = from.num_bias;
+    row.mask = from.mask != nullptr ? static_cast<uint32_t>(extras.masks * mask_words) : kNoMask;
     row.adjusts = adjusts(from);
-    if (from.logits != nullptr) {
-      const uint64_t offset = slot.wanted.size() * uint64_t{vocab};
-      check(cudaMemcpyAsync(slot.logits.as<float>() + offset,
-                            logits + static_cast<uint64_t>(&from - rows.data()) * vocab, uint64_t{vocab} * 4,
-                            cudaMemcpyDeviceToHost, queue.stream),
-            "bringing logits to the host");
-      slot.wanted.push_back({from.logits, offset});
-    }
+    extras.counts += from.num_counts, extras.biases += from.num_bias;
+    extras.masks += from.mask != nullptr, extras.wanted += from.logits != nullptr;
+    extras.adjusts = extras.adjusts || row.adjusts != 0;
+    extras.candidates = extras.candidates || row.num_candidates != 0;
     *to++ = row;
   }
-  check(cudaMemcpyAsync(slot.device.data(), slot.upload.data(), bytes, cudaMemcpyHostToDevice, queue.stream),
+  return extras;
+}
+
+void Sampler::pack_extras(std::span<const quire_sampling_row> rows, const float* logits, uint32_t vocab,
+                          const Places& places, Slot& slot, const Queue& queue) {
+  const auto* packed = slot.upload.as<SampleRow>();
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const quire_sampling_row& from = rows[r];
+    const SampleRow& row = packed[r];
+    if (from.num_counts != 0)
+      std::memcpy(slot.upload.as<quire_token_count>(places.counts) + row.counts, from.counts,
+                  from.num_counts * sizeof(quire_token_count));
+    if (from.num_bias != 0)
+      std::memcpy(slot.upload.as<quire_logit_bias>(places.bias) + row.bias, from.bias,
+                  from.num_bias * sizeof(quire_logit_bias));
+    if (from.mask != nullptr)
+      std::memcpy(slot.upload.as<uint32_t>(places.masks) + row.mask, from.mask, (uint64_t{vocab} + 31) / 32 * 4);
+    if (from.logits == nullptr) continue;
+    const uint64_t offset = slot.wanted.size() * uint64_t{vocab};
+    check(cudaMemcpyAsync(slot.logits.as<float>() + offset, logits + r * vocab, uint64_t{vocab} * 4,
+                          cudaMemcpyDeviceToHost, queue.stream),
+          "bringing logits to the host");
+    slot.wanted.push_back({from.logits, offset});
+  }
+}
+
+void Sampler::sample(uint64_t ticket, std::span<const quire_sampling_row> rows, const float* logits, uint32_t vocab,
+                     const Queue& queue, StepTimes::Parts& times) {
+  assert(rows.size() <= max_rows_ && vocab <= vocab_);
+  Lap lap;
+  Slot& slot = slots_[ticket % kSlots];
+  const Extras extras = pack(rows, vocab, slot.upload.as<SampleRow>());
+  Places places;
+  places.counts = align_up(rows.size() * sizeof(SampleRow));
+  places.bias = align_up(places.counts + extras.counts * sizeof(quire_token_count));
+  places.masks = align_up(places.bias + extras.biases * sizeof(quire_logit_bias));
+  places.end = align_up(places.masks + extras.masks * ((uint64_t{vocab} + 31) / 32) * 4);
+  slot.wanted.clear();
+  slot.has_candidates = extras.candidates;
+  if (extras.adjusts) grow(adjusted_, uint64_t{max_rows_} * vocab_ * 4, "adjusted logits");
+  if (extras.candidates) grow(slot.candidates, candidates_.bytes(), "candidates");
+  if (extras.counts + extras.biases + extras.masks + extras.wanted != 0) {
+    if (slot.upload.bytes() < places.end) {
+      grow(slot.upload, places.end, "sampling parameters");
+      pack(rows, vocab, slot.upload.as<SampleRow>());
+    }
+    grow(slot.device, places.end, "sampling parameters");
+    if (extras.wanted != 0) grow(slot.logits, extras.wanted * vocab * 4, "logits for the host");
+    pack_extras(rows, logits, vocab, places, slot, queue);
+  }
+  lap.add(times.pack);
+
+  check(cudaMemcpyAsync(slot.device.data(), slot.upload.data(), places.end, cudaMemcpyHostToDevice, queue.stream),
         "sending sampling parameters");
   SampleArgs a{};
   a.logits = logits, a.adjusted = adjusted_.as<float>(), a.vocab = vocab;
   a.rows = slot.device.as<SampleRow>();
-  a.counts = slot.device.as<quire_token_count>(counts_at), a.bias = slot.device.as<quire_logit_bias>(bias_at);
-  a.masks = slot.device.as<uint32_t>(masks_at);
+  a.counts = slot.device.as<quire_token_count>(places.counts), a.bias = slot.device.as<quire_logit_bias>(places.bias);
+  a.masks = slot.device.as<uint32_t>(places.masks);
   a.pending = tokens() + row_base(ticket + 1);
   a.partials = partials_.as<SamplePartial>();
   a.tokens = tokens() + row_base(ticket);
-  a.results = results_.as<SampleResult>();
+  a.results = slot.results.as<SampleResult>();
   a.candidates = candidates_.as<quire_candidate>();
   cuda::sample(queue, static_cast<uint32_t>(rows.size()), a);
-  check(cudaMemcpyAsync(slot.results.data(), results_.data(), rows.size() * sizeof(SampleResult),
-                        cudaMemcpyDeviceToHost, queue.stream),
-        "bringing sampled rows to the host");
   if (slot.has_candidates)
-    check(cudaMemcpyAsync(slot.results.data() + results_.bytes(), candidates_.data(),
+    check(cudaMemcpyAsync(slot.candidates.data(), candidates_.data(),
                           rows.size() * QUIRE_MAX_CANDIDATES * sizeof(quire_candidate), cudaMemcpyDeviceToHost,
                           queue.stream),
           "bringing candidates to the host");
   slot.rows = static_cast<uint32_t>(rows.size());
   slot.vocab = vocab;
+  lap.add(times.sample);
 }
 
 void Sampler::take(uint64_t ticket, std::span<quire_sampled_row> rows) {
   Slot& slot = slots_[ticket % kSlots];
   assert(rows.size() == slot.rows);
   const auto* results = slot.results.as<SampleResult>();
-  const auto* candidates = slot.results.as<quire_candidate>(results_.bytes());
   for (uint32_t r = 0; r < rows.size(); ++r) {
     rows[r].token = results[r].token;
     rows[r].logprob = results[r].logprob;
     rows[r].num_candidates = std::min(rows[r].num_candidates, results[r].num_candidates);
-    if (rows[r].num_candidates != 0)
-      std::copy_n(candidates + uint64_t{r} * QUIRE_MAX_CANDIDATES, rows[r].num_candidates, rows[r].candidates);
   }
+  if (slot.has_candidates)
+    for (uint32_t r = 0; r < rows.size(); ++r)
+      std::copy_n(slot.candidates.as<quire_candidate>() + uint64_t{r} * QUIRE_MAX_CANDIDATES, rows[r].num_candidates,
+                  rows[r].candidates);
   for (const Wanted& wanted : slot.wanted)
     std::memcpy(wanted.to, slot.logits.as<float>() + wanted.offset, uint64_t{slot.vocab} * 4);
   slot.wanted.clear();
@@ -147,7 +160,7 @@ void Sampler::take(uint64_t ticket, std::span<quire_sampled_row> rows) {
 }
 
 uint64_t Sampler::bytes() const {
-  uint64_t bytes = tokens_.bytes() + partials_.bytes() + results_.bytes() + candidates_.bytes() + adjusted_.bytes();
+  uint64_t bytes = tokens_.bytes() + partials_.bytes() + candidates_.bytes() + adjusted_.bytes();
   for (const Slot& slot : slots_) bytes += slot.device.bytes();
   return bytes;
 }

@@ -5,6 +5,7 @@
 
 #include "memory.hpp"
 #include "ops/sample.hpp"
+#include "step_times.hpp"
 
 #include <quire/plugin.h>
 
@@ -24,9 +25,9 @@ class Sampler {
   int32_t* tokens() const { return tokens_.as<int32_t>(); }
   uint32_t row_base(uint64_t ticket) const { return static_cast<uint32_t>(ticket % 2) * max_rows_; }
 
-  // Queues the sampling of logits [rows, vocab].
+  // Queues the sampling of logits [rows, vocab]. times: gets what packing the rows and the driver's calls took.
   void sample(uint64_t ticket, std::span<const quire_sampling_row> rows, const float* logits, uint32_t vocab,
-              const Queue& queue);
+              const Queue& queue, StepTimes::Parts& times);
   // After the device is done: the rows, and their logits where they were asked for.
   void take(uint64_t ticket, std::span<quire_sampled_row> rows);
   uint32_t num_rows(uint64_t ticket) const { return slots_[ticket % kSlots].rows; }
@@ -41,19 +42,33 @@ class Sampler {
     float* to;
     uint64_t offset; // floats in the pinned logits
   };
+  // What rows bring along, counted.
+  struct Extras {
+    uint64_t counts = 0, biases = 0, masks = 0, wanted = 0;
+    bool adjusts = false, candidates = false;
+  };
   struct Slot {
-    PinnedBuffer upload;
+    PinnedBuffer upload; // SampleRow [rows], then what they bring along
     DeviceBuffer device;
-    PinnedBuffer results; // SampleResult [max_rows], then quire_candidate [max_rows, QUIRE_MAX_CANDIDATES]
-    PinnedBuffer logits;  // of rows that want them
+    PinnedBuffer results;    // SampleResult [max_rows]: the device writes here
+    PinnedBuffer candidates; // quire_candidate [max_rows, QUIRE_MAX_CANDIDATES]
+    PinnedBuffer logits;     // of rows that want them
     std::vector<Wanted> wanted;
     uint32_t rows = 0;
     uint32_t vocab = 0;
     bool has_candidates = false;
   };
 
+  static Extras pack(std::span<const quire_sampling_row> rows, uint32_t vocab, SampleRow* to);
+  // Copies what the rows bring along behind them, and queues bringing the logits that they want to the host.
+  struct Places {
+    uint64_t counts = 0, bias = 0, masks = 0, end = 0; // bytes from the start of the upload
+  };
+  static void pack_extras(std::span<const quire_sampling_row> rows, const float* logits, uint32_t vocab,
+                          const Places& places, Slot& slot, const Queue& queue);
+
   uint32_t max_rows_ = 0, vocab_ = 0;
-  DeviceBuffer tokens_, partials_, results_, candidates_, adjusted_;
+  DeviceBuffer tokens_, partials_, candidates_, adjusted_;
   Slot slots_[kSlots];
 };
 

@@ -27,7 +27,7 @@ struct SampleRow {
   uint32_t adjusts; // 1: the logits are changed, masked or filtered
 };
 
-struct SampleResult {
+struct alignas(16) SampleResult { // one store: it may lie in the host's memory
   int32_t token;
   float logprob;
   uint32_t num_candidates;
@@ -53,7 +53,7 @@ struct SampleArgs {
   const int32_t* pending;      // tokens of the ticket before
   SamplePartial* partials;     // [R, sample_stretches(vocab)]
   int32_t* tokens;             // [R] for the next step
-  SampleResult* results;       // [R]
+  SampleResult* results;       // [R] pinned memory of the host
   quire_candidate* candidates; // [R, QUIRE_MAX_CANDIDATES]
 };
 

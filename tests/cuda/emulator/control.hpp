@@ -14,8 +14,10 @@ struct Control {
   uint64_t fail_allocation = 0; // the one that fails, counted from 1; 0 = none
   int64_t live = 0;             // allocations not released
   uint64_t graph_launches = 0;
+  bool idle = false; // nothing is computed, memory begins as zeros: for timing the host's side
 };
 
+// QUIRE_EMULATED_DEVICE=idle in the environment: an idle device with as many multiprocessors as an H200.
 Control& control();
 
 } // namespace quire::cuda::emulator
