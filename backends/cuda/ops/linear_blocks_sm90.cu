@@ -2,18 +2,16 @@
 // W in^T by the tensor cores' asynchronous products (wgmma), W being the left operand, dequantised in registers, and in
 // the right one, in shared memory.
 //
-// Shapes: in [rows, K] fp16, W [N, K], out [rows, sum N]. Bytes: W once a tile of kTokens rows, in once a kRows rows of
+// Shapes: in [rows, K] fp16, W [N, K], out [rows, sum N]. Bytes: W once a tile of kTokens rows, in once a 128 rows of
 // W, both mostly from the L2. Order of summation: K upwards by 16 columns (and as the tensor cores add these); where K
 // is split, the pieces are added upwards.
 //
 // One block stays on each multiprocessor and takes tile after tile. A thread of its first warpgroup brings in through
 // stages of shared memory, 64 columns at a time, by tensor map. Two warpgroups have 64 rows of W each (a warp 16, which
 // are one tile of weight.hpp in fragment order) by kTokens rows of in. A unit's words of W go from memory into
-// registers a unit of 128 columns ahead, also across tiles; 32 columns are dequantised while the 32 before them are
-// multiplied.
+// registers one or two units of 128 columns ahead, also across tiles; 32 columns (narrow tiles: 64) are dequantised
+// while those before them are multiplied, which hides all of it behind the products of 256 rows and less behind fewer.
 #include "linear.cuh"
-
-#include "tile_epilogue.cuh"
 
 #include <cassert>
 
@@ -37,10 +35,11 @@ constexpr uint32_t kBoxColumns = 64;   // of in, a stage
 constexpr uint32_t kTokenTiles = 8;    // that pass over the same rows of W before the next ones do
 constexpr uint32_t kStagingPitch = 68; // floats
 
-// Registers a thread of the warpgroups that multiply.
-constexpr int registers_of(uint32_t warpgroups) { return warpgroups == 2 ? 240 : 160; }
+constexpr uint32_t kWarpgroups = 2; // that multiply
+constexpr uint32_t kThreads = 128 * (kWarpgroups + 1);
+constexpr int kRegisters = 240; // a thread of theirs
 
-template <uint32_t kWarpgroups, uint32_t kTokens> struct Shared {
+template <uint32_t kTokens> struct Shared {
   static constexpr uint32_t kStages = kTokens == 256 ? 6 : kTokens == 128 ? 10 : 16;
   alignas(1024) __half in[kStages][kTokens][kBoxColumns];      // swizzled
   alignas(128) float staging[kWarpgroups][32 * kStagingPitch]; // or [64 tokens][64 outputs] fp16, swizzled
@@ -52,7 +51,7 @@ struct Grid {
   uint32_t row_tiles, token_tiles, splits;
 };
 
-template <uint32_t kWarpgroups, uint32_t kTokens> struct Work {
+template <uint32_t kTokens> struct Work {
   uint32_t part, first_tile;               // of the warpgroup: 16 rows each
   uint32_t first_token, split, begin, end; // units of K
 
@@ -123,6 +122,16 @@ __device__ __forceinline__ void hand_over_wide(const LinearArgs& a, const Linear
     }
     return;
   }
+  if (splits > 1) {
+    const uint32_t n = first_n + warp * 16 + g;
+    float* const to = a.workspace + size_t{split} * rows * a.out.dim + part.first_col + n;
+#pragma unroll
+    for (uint32_t i = 0; i < kTokens / 2; ++i) {
+      const uint32_t row = first_token + i / 4 * 8 + 2 * t + i % 2, below = i / 2 % 2 * 8;
+      if (row < rows && n + below < outputs) to[size_t{row} * a.out.dim + below] = sums[i];
+    }
+    return;
+  }
 #pragma unroll 1
   for (uint32_t chunk = 0; chunk < kTokens / 32; ++chunk) {
     if (first_token + chunk * 32 >= rows) break;
@@ -141,27 +150,24 @@ __device__ __forceinline__ void hand_over_wide(const LinearArgs& a, const Linear
         const uint32_t row = first_token + chunk * 32 + token;
         if (row >= rows) break;
         const float sum = staging[token * kStagingPitch + thread % 64];
-        if (splits > 1)
-          a.workspace[(size_t{split} * rows + row) * a.out.dim + part.first_col + n] = sum;
-        else
-          put(a, row, part.first_col + n, finish(a, part, n, sum));
+        put(a, row, part.first_col + n, finish(a, part, n, sum));
       }
     }
     named_wait_of<128>(barrier);
   }
 }
 
-// kBlocks: blocks of 32 columns that are issued, and dequantised, at a time.
-template <uint32_t kFormat, uint32_t kWarpgroups, uint32_t kTokens, uint32_t kBlocks>
-__global__ void __launch_bounds__(128 * (kWarpgroups + 1), 1)
+template <uint32_t kFormat, uint32_t kTokens>
+__global__ void __launch_bounds__(kThreads, 1)
     linear_blocks_sm90_kernel(const __grid_constant__ CUtensorMap in_map, uint32_t rows, Grid grid,
                               const __grid_constant__ LinearArgs a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using namespace hopper;
-  using Item = Work<kWarpgroups, kTokens>;
-  using Stages = Shared<kWarpgroups, kTokens>;
+  using Item = Work<kTokens>;
+  using Stages = Shared<kTokens>;
   constexpr uint32_t kStages = Stages::kStages;
   constexpr uint32_t kUnits = kTokens == 256 ? 2 : 3; // of W in registers
+  constexpr uint32_t kBlocks = kTokens == 64 ? 2 : 1; // of 32 columns, issued and dequantised at a time
   static_assert(kStages % 2 == 0 && 2 % kBlocks == 0);
   auto& shared = *reinterpret_cast<Stages*>((reinterpret_cast<uintptr_t>(dynamic_shared()) + 1023) & ~uintptr_t{1023});
   let_next_kernel_begin();
@@ -193,7 +199,7 @@ __global__ void __launch_bounds__(128 * (kWarpgroups + 1), 1)
     return;
   }
 
-  more_registers<registers_of(kWarpgroups)>();
+  more_registers<kRegisters>();
   const uint32_t warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
   // Where in the sequence of this block's units the next one is that is brought into registers.
   uint32_t ahead_item = blockIdx.x;
@@ -270,22 +276,22 @@ Plan plan_for(uint32_t tokens, uint32_t rows, const LinearArgs& a) {
   for (uint32_t splits = 1; splits == 1 || (splits <= units / 4 && splits * sum_bytes <= a.workspace_bytes); ++splits) {
     const uint32_t rounds = (tiles * splits + a.wide_blocks - 1) / a.wide_blocks;
     double cycles = rounds * ((units + splits - 1) / splits * unit_cycles + tile_cycles);
-    if (splits > 1) cycles += 4000 + static_cast<double>(splits * sum_bytes) / 2500;
+    if (splits > 1) cycles += rounds * 25. * tokens + 6000 + static_cast<double>(splits * sum_bytes) / 1500;
     if (splits == 1 || cycles < best.cycles) best = {tokens, splits, cycles};
   }
   return best;
 }
 
-template <uint32_t kFormat, uint32_t kWarpgroups, uint32_t kTokens, uint32_t kBlocks>
+template <uint32_t kFormat, uint32_t kTokens>
 void run(const Queue& queue, uint32_t rows, const LinearArgs& a, uint32_t splits) {
   const cuuint64_t cols = a.in.dim;
   const CUtensorMap map = tensor_map<2>(CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.in.data, {cols, rows},
                                         {cuuint64_t{a.in.stride} * 2}, {kBoxColumns, kTokens});
   const Grid grid{count_tiles<64 * kWarpgroups>(a), (rows + kTokens - 1) / kTokens, splits};
   const uint32_t items = grid.row_tiles * grid.token_tiles * splits;
-  launch("linear_blocks_sm90", linear_blocks_sm90_kernel<kFormat, kWarpgroups, kTokens, kBlocks>,
-         dim3(items < a.wide_blocks ? items : a.wide_blocks), 128 * (kWarpgroups + 1),
-         sizeof(Shared<kWarpgroups, kTokens>) + 1024, queue, map, rows, grid, a);
+  launch("linear_blocks_sm90", linear_blocks_sm90_kernel<kFormat, kTokens>,
+         dim3(items < a.wide_blocks ? items : a.wide_blocks), kThreads, sizeof(Shared<kTokens>) + 1024, queue, map,
+         rows, grid, a);
   if (splits > 1) linear_reduce(queue, rows, splits, a);
 }
 
@@ -293,9 +299,9 @@ template <uint32_t kFormat> void run(const Queue& queue, uint32_t rows, const Li
   Plan best = plan_for(256, rows, a);
   for (const uint32_t tokens : {128u, 64u})
     if (const Plan plan = plan_for(tokens, rows, a); plan.cycles < best.cycles) best = plan;
-  if (best.tokens == 64) return run<kFormat, 2, 64, 1>(queue, rows, a, best.splits);
-  if (best.tokens == 128) return run<kFormat, 2, 128, 1>(queue, rows, a, best.splits);
-  run<kFormat, 2, 256, 1>(queue, rows, a, best.splits);
+  if (best.tokens == 64) return run<kFormat, 64>(queue, rows, a, best.splits);
+  if (best.tokens == 128) return run<kFormat, 128>(queue, rows, a, best.splits);
+  run<kFormat, 256>(queue, rows, a, best.splits);
 }
 
 } // namespace
