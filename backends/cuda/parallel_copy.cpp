@@ -3,33 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
-
 namespace quire::cuda {
 namespace {
 
 constexpr uint32_t kMostHelpers = 15;
 constexpr uint64_t kPieceBytes = 1 << 20;
-
-void copy_past_caches(std::byte* to, const std::byte* from, uint64_t bytes) {
-#ifdef __SSE2__
-  const uint64_t head = std::min(bytes, uint64_t{64} - reinterpret_cast<uintptr_t>(to) % 64);
-  std::memcpy(to, from, head);
-  to += head, from += head, bytes -= head;
-  for (; bytes >= 64; to += 64, from += 64, bytes -= 64) {
-    const auto* source = reinterpret_cast<const __m128i*>(from);
-    auto* target = reinterpret_cast<__m128i*>(to);
-    const __m128i a = _mm_loadu_si128(source), b = _mm_loadu_si128(source + 1), c = _mm_loadu_si128(source + 2),
-                  d = _mm_loadu_si128(source + 3);
-    _mm_stream_si128(target, a), _mm_stream_si128(target + 1, b);
-    _mm_stream_si128(target + 2, c), _mm_stream_si128(target + 3, d);
-  }
-  _mm_sfence(); // before anybody is told that it is there
-#endif
-  std::memcpy(to, from, bytes);
-}
 
 } // namespace
 
@@ -62,7 +40,7 @@ bool ParallelCopy::copy_piece(std::unique_lock<std::mutex>& lock) {
   std::byte* const target = from.to + at;
   const std::byte* const source = from.from + at;
   lock.unlock();
-  copy_past_caches(target, source, bytes);
+  std::memcpy(target, source, bytes);
   lock.lock();
   Job& to = job(number); // jobs may have been added meanwhile
   to.done += bytes;

