@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(256, 1) attend_whole_kernel(const PrefillItem*
 }
 
 template <class Element, int kHead>
-__global__ void __launch_bounds__(32)
+__global__ void __launch_bounds__(32, 8)
     attend_parts_kernel(const std::byte* step_buffer, const ListHeader* header, AttendArgs a) {
   let_next_kernel_begin();
   wait_for_previous_kernels();

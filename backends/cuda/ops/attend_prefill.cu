@@ -40,9 +40,10 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
                      kCopies = (kTile * kKvPieces + kThreads - 1) / kThreads;
   // Of the steps of q k, side by side: all of them would spill.
   [[maybe_unused]] constexpr bool kIsNarrow = std::is_same_v<Element, E4m3>;
-  [[maybe_unused]] constexpr int kUnrolled = kHead == 128 && QUIRE_SM >= 1000 && kSoftcap ? 2
-                                             : kHead == 128 && kIsNarrow                  ? 4
-                                                                                          : kHead / 16;
+  [[maybe_unused]] constexpr int kUnrolled = kIsNarrow && QUIRE_SM < 890                    ? 1
+                                             : kHead == 128 && QUIRE_SM >= 1000 && kSoftcap ? 2
+                                             : kHead == 128 && kIsNarrow                    ? 4
+                                                                                            : kHead / 16;
   auto& shared = *reinterpret_cast<Shared<Element, kHead, kSoftcap>*>(dynamic_shared());
   let_next_kernel_begin();
   wait_for_previous_kernels();
