@@ -7,9 +7,9 @@
 // the opposite order, so that a block with a long task gets a short one next. The query heads that share the KV head
 // are the rows of the tensor cores' tile. A block's warps take turns at tiles of 16 positions; each has a ring of
 // cp.async stages and a softmax of its own, and they meet only at the task's end, in the order of the warps. Where a
-// sequence is cut, each part leaves its largest score, its sum and its values in float32; once all are there they are
-// added up, every fourth part in the order of the positions, then the four sums: who does it does not change the
-// result. Positions that earlier steps stored are fetched before the kernel in front has ended.
+// sequence is cut, each part leaves its largest score, its sum and its values in float32, and the part that finishes
+// last adds them up in the order of the positions: which one that is does not change the result. Positions that earlier
+// steps stored are fetched before the kernel in front has ended.
 //
 // With fresh tokens it does the work of rope and kv_store too: a block rotates the queries of its KV head, and the one
 // whose part ends with the token's own position rotates its key, stores key and value, and takes them from shared
@@ -30,21 +30,11 @@ template <class Element, int kHead>
 constexpr uint32_t kStages = sizeof(Element) == 1 ? (kHead <= 128 ? 5 : 4) : (kHead <= 64 ? 4 : 3);
 template <class Element, int kHead>
 constexpr uint32_t kPlaneBytes = kTile* kKvPitch<Element, kHead>; // K or V of a stage
-// The blocks that end last with a part of a sequence of many parts add them up together, each some of the values, where
-// all blocks of the grid are on the device at once: those that are done before the last wait for it.
-#if QUIRE_SM >= 900 && QUIRE_SM < 1200 && !defined(QUIRE_CUDA_EMULATED)
-[[maybe_unused]] constexpr uint32_t kFolders = 4;
-#else
-[[maybe_unused]] constexpr uint32_t kFolders = 1;
-#endif
-[[maybe_unused]] constexpr uint32_t kManyParts = 8;
-// Every fourth part is a strand, added in order; then the strands are added to each other.
-[[maybe_unused]] constexpr uint32_t kStrands = 4;
 
 template <class Element, int kHead> struct Shared {
   alignas(128) unsigned char ring[kWarps<kHead>][kStages<Element, kHead>][2][kPlaneBytes<Element, kHead>]; // K, V
   float largest[kWarps<kHead>][16], sum[kWarps<kHead>][16];
-  uint32_t arrived;
+  uint32_t is_last;
 };
 // Behind it, with fresh tokens.
 template <int kHead> struct Fresh {
@@ -91,7 +81,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
   const DecodeItem first_item = items[blockIdx.x / kv_heads];
   const bool has_fresh = a.fresh.k.data != nullptr;
   auto& fresh = *reinterpret_cast<Fresh<kHead>*>(dynamic_shared() + sizeof(Shared<Element, kHead>));
-  const uint32_t turns = has_fresh ? a.fresh.rotary_dim / 2 : 0;
+  const uint32_t turns = a.fresh.rotary_dim / 2;
   float frequency = 0; // of the turn that this thread forms; heads of 256 have no register for it
   if (kHead <= 128 && threadIdx.x < turns) frequency = a.fresh.frequencies[threadIdx.x];
   bool waited = false;
@@ -307,42 +297,50 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       }
     }
     if (item.parts > 1) {
-      // In a single round nobody waits for a block that itself waits.
-      const uint32_t folders = num_tasks <= gridDim.x && item.parts >= kManyParts ? kFolders : 1;
       __syncthreads();
       if (threadIdx.x == 0) {
-        uint32_t* const counter = a.counters + size_t{item.partial} * kv_heads + kv_head;
-        const uint32_t arrived = add_in_order(counter, 1);
-        shared.arrived = arrived;
-        if (arrived >= item.parts - folders) {
-          if (arrived != item.parts - 1)
-            while (load_in_order(counter) < item.parts) __nanosleep(20);
-          // For the next launch, once nobody looks any more.
-          if (folders == 1 || add_in_order(counter, 1) == item.parts + folders - 1) *counter = 0;
-        }
+        uint32_t* const arrived = a.counters + size_t{item.partial} * kv_heads + kv_head;
+        shared.is_last = add_in_order(arrived, 1) == item.parts - 1 ? 1u : 0u;
+        if (shared.is_last != 0) *arrived = 0; // for the next launch
       }
       __syncthreads();
-      if (shared.arrived >= item.parts - folders) {
+      if (shared.is_last != 0) {
         const size_t first = (size_t{item.partial} * kv_heads + kv_head) * group; // rows of part 0
         const size_t step = size_t{kv_heads} * group;                             // rows from part to part
-        // Values of four elements that are this block's.
-        const uint32_t quads = group * (kHead / 4), folder = shared.arrived - (item.parts - folders);
-        const uint32_t begin = folder * quads / folders, end = (folder + 1) * quads / folders;
-        constexpr uint32_t kBatch = kHead <= 128 ? 12 : 2; // loads of a strand under way at a time
-        float4 loaded[kBatch];
-        const auto load_parts = [&](uint32_t quad, uint32_t from) {
-          const auto* const own = reinterpret_cast<const float4*>(a.partials) + first * (kHead / 4) + quad;
-#pragma unroll
-          for (uint32_t j = 0; j < kBatch; ++j) {
-            const uint32_t part = from + j * kStrands;
-            loaded[j] = part < item.parts ? __ldcg(own + part * step * (kHead / 4)) : make_float4(0, 0, 0, 0);
+        const uint32_t quads = group * (kHead / 4), pitch = (item.parts + 31) / 32 * 32;
+        // What each part counts, over the row's total: [group, pitch]; behind it the values of as many parts as there
+        // is room for, each thread's own: [room, kThreads] of 16 bytes.
+        auto* const weights = reinterpret_cast<float*>(&shared.ring[0][0][0][0]);
+        auto* const values = reinterpret_cast<float4*>(weights + group * pitch) + threadIdx.x;
+        const uint32_t room = (sizeof shared.ring - group * pitch * 4) / (kThreads * 16);
+        struct Cursor {
+          uint32_t quad, part;
+        };
+        const auto advance = [&](Cursor& at, uint32_t parts) {
+          at.part += parts;
+          if (at.part == item.parts) at = {at.quad + kThreads, 0};
+        };
+        // Calls visit(quad, part, n, place) for the next `room` of the thread's values, in runs of n parts.
+        const auto for_runs = [&](Cursor& at, const auto& visit) {
+          for (uint32_t place = 0; place < room && at.quad < quads;) {
+            const uint32_t n = min(item.parts - at.part, room - place);
+            visit(at.quad, at.part, n, place);
+            place += n;
+            advance(at, n);
           }
         };
-        const uint32_t strand = threadIdx.x % kStrands, first_quad = begin + threadIdx.x / kStrands;
-        if (first_quad < end) load_parts(first_quad, strand); // while the weights are found
-        // A warp a row, a lane every 32nd part: what each part counts, over the row's total, goes to shared memory.
-        auto* const weights = reinterpret_cast<float*>(&shared.ring[0][0][0][0]); // [group, kMaxDecodeParts]
-        for (uint32_t row = begin / (kHead / 4) + warp; row * (kHead / 4) < end; row += kWarps<kHead>) {
+        Cursor fetched{threadIdx.x, 0}, added{threadIdx.x, 0};
+        const auto fetch_values = [&] {
+          for_runs(fetched, [&](uint32_t quad, uint32_t part, uint32_t n, uint32_t place) {
+            const auto* const from = reinterpret_cast<const float4*>(a.partials) + first * (kHead / 4) + quad;
+#pragma unroll 4
+            for (uint32_t k = 0; k < n; ++k)
+              copy_async16(values + (place + k) * kThreads, from + (part + k) * step * (kHead / 4), true);
+          });
+          copy_async_commit();
+        };
+        fetch_values(); // while the weights are found: a warp a row, a lane every 32nd part
+        for (uint32_t row = warp; row < group; row += kWarps<kHead>) {
           float2 part[kMaxDecodeParts / 32];
           float m = -kInfinity, total = 0;
 #pragma unroll
@@ -362,33 +360,24 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
           const float scale = normaliser(m, total, a.sinks, kv_head * group + row);
 #pragma unroll
           for (uint32_t i = 0; i < kMaxDecodeParts / 32; ++i)
-            if (i * 32 + lane < item.parts) weights[row * kMaxDecodeParts + i * 32 + lane] = part[i].x * scale;
+            if (i * 32 + lane < item.parts) weights[row * pitch + i * 32 + lane] = part[i].x * scale;
         }
         __syncthreads();
-        for (uint32_t at = begin; at < end; at += kThreads / kStrands) {
-          const uint32_t quad = at + threadIdx.x / kStrands;
-          const uint32_t row = quad / (kHead / 4), col = quad % (kHead / 4) * 4;
-          float4 value = make_float4(0, 0, 0, 0);
-          if (quad < end)
-            for (uint32_t from = strand; from < item.parts; from += kBatch * kStrands) {
-              if (quad != first_quad || from != strand) load_parts(quad, from);
-#pragma unroll
-              for (uint32_t j = 0; j < kBatch; ++j) {
-                const uint32_t part = from + j * kStrands;
-                if (part < item.parts) add_to(value, weights[row * kMaxDecodeParts + part], loaded[j]);
-              }
-            }
-#pragma unroll
-          for (uint32_t mask = 1; mask < kStrands; mask *= 2) {
-            const float4 other =
-                make_float4(__shfl_xor_sync(kAllLanes, value.x, mask), __shfl_xor_sync(kAllLanes, value.y, mask),
-                            __shfl_xor_sync(kAllLanes, value.z, mask), __shfl_xor_sync(kAllLanes, value.w, mask));
-            value = make_float4(value.x + other.x, value.y + other.y, value.z + other.z, value.w + other.w);
-          }
-          if (quad < end && strand == 0)
+        float4 value = make_float4(0, 0, 0, 0);
+        while (added.quad < quads) {
+          copy_async_wait<0>();
+          for_runs(added, [&](uint32_t quad, uint32_t part, uint32_t n, uint32_t place) {
+            const uint32_t row = quad / (kHead / 4), col = quad % (kHead / 4) * 4;
+            const float* const weight = weights + row * pitch + part;
+#pragma unroll 8
+            for (uint32_t k = 0; k < n; ++k) add_to(value, weight[k], values[(place + k) * kThreads]);
+            if (part + n < item.parts) return;
             store4(static_cast<__half*>(a.out.data) + size_t{item.token} * a.out.stride +
                        (kv_head * group + row) * kHead + col,
                    value, 1.0f);
+            value = make_float4(0, 0, 0, 0);
+          });
+          if (fetched.quad < quads) fetch_values();
         }
       }
     }

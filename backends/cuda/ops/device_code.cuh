@@ -282,16 +282,6 @@ __device__ __forceinline__ uint32_t add_in_order(uint32_t* to, uint32_t x) {
   return atomicAdd(to, x);
 #endif
 }
-// What is there, before anything that this thread, and others of the block behind a barrier, will read.
-__device__ __forceinline__ uint32_t load_in_order(const uint32_t* from) {
-#if QUIRE_SM >= 700 && !defined(QUIRE_CUDA_EMULATED)
-  uint32_t x;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
-  return x;
-#else
-  return *from;
-#endif
-}
 
 // ---- Programmatic dependent launch: a kernel may begin while the one before it ends ----
 
