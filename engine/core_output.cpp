@@ -24,8 +24,9 @@ std::vector<Candidate> alternatives(std::span<const quire_candidate> candidates,
 
 void EngineCore::take_row(Step& step, size_t index) {
   Sequence& s = *step.rows[index].sequence;
-  if (s.state == SequenceState::finished) return; // by another row of its request
-  auto& request = *static_cast<ActiveRequest*>(s.group->owner);
+  if (s.state == SequenceState::finished) return;                       // by another row of its request
+  const auto* const record = static_cast<const ChoiceRecord*>(s.owner); // nearer than the group; beams have none
+  auto& request = record ? *record->request : *static_cast<ActiveRequest*>(s.group->owner);
   const quire_sampled_row& sampled = step.sampled()[index];
   if (sampled.token < 0)
     return end_request(request, FinishReason::error,
@@ -95,7 +96,7 @@ void EngineCore::deliver(ChoiceRecord& choice, int32_t token, float logprob,
   ++request.summary.output_tokens;
   TokenEvent event;
   event.request = request.id;
-  event.choice = s.choice;
+  event.choice = s.sampling.choice(); // the same number, in a cache line that is there already
   event.token = token;
   event.logprob = logprob;
   if (request.request.sampling.logprobs > 0)

@@ -23,7 +23,7 @@ void ban(std::vector<quire_logit_bias>& bias, int32_t token) {
 
 SamplingPlan::SamplingPlan(const SamplingParameters& p, std::span<const int32_t> ends, uint64_t seed,
                            uint32_t vocab_size)
-    : ends_(ends.begin(), ends.end()), min_tokens_(static_cast<uint32_t>(p.min_tokens)) {
+    : min_tokens_(static_cast<uint32_t>(p.min_tokens)), ends_(ends.begin(), ends.end()) {
   std::sort(ends_.begin(), ends_.end());
   ends_.erase(std::unique(ends_.begin(), ends_.end()), ends_.end());
 

@@ -9,6 +9,7 @@
 #include "quire/engine.hpp"
 #include "quire/plugin.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -31,13 +32,14 @@ class SamplingPlan {
 
  private:
   friend class SamplingState;
-  quire_sampling_row row_{};                 // all that doesn't change from step to step
-  std::vector<int32_t> ends_;                // ascending
-  std::vector<quire_logit_bias> bias_;       // logit_bias and banned_tokens
-  std::vector<quire_logit_bias> bias_early_; // the same and the ends banned: before min_tokens
-  std::vector<uint32_t> mask_;               // [(vocab + 31) / 32], or empty
+  // What each step reads comes first.
+  quire_sampling_row row_{}; // all that doesn't change from step to step
   uint32_t min_tokens_ = 0;
   bool uses_counts_ = false;
+  std::vector<quire_logit_bias> bias_;       // logit_bias and banned_tokens
+  std::vector<int32_t> ends_;                // ascending
+  std::vector<quire_logit_bias> bias_early_; // the bias and the ends banned: before min_tokens
+  std::vector<uint32_t> mask_;               // [(vocab + 31) / 32], or empty
 };
 
 class SamplingState {
@@ -46,6 +48,11 @@ class SamplingState {
   SamplingState(std::shared_ptr<const SamplingPlan> plan, uint32_t choice, std::span<const int32_t> prompt);
 
   const SamplingPlan& plan() const { return *plan_; }
+  // Starts loading what fill() and count() read of the plan.
+  void prefetch() const {
+    const auto* const plan = reinterpret_cast<const std::byte*>(plan_.get());
+    for (size_t at = 0; at < sizeof(quire_sampling_row) + 64; at += 64) __builtin_prefetch(plan + at);
+  }
   uint32_t choice() const { return choice_; }
   void set_choice(uint32_t choice) { choice_ = choice; } // of a fork
 

@@ -62,6 +62,7 @@ void Scheduler::schedule_running(Step& step, uint32_t& budget) {
       __builtin_prefetch(&running_[i + 20]->tokens, 1);
       kv_.prefetch(running_[i + 14]->kv);
       kv_.prefetch_table(running_[i + 9]->kv);
+      running_[i + 9]->sampling.prefetch();
       kv_.prefetch_block(running_[i + 4]->kv);
     }
     const uint32_t wanted = tokens_wanted(s);
@@ -350,7 +351,10 @@ void Scheduler::commit(Step& step, bool failed) {
   filled_.clear();
   for (size_t i = 0; i < step.chunks.size(); ++i) {
     const StepChunk& chunk = step.chunks[i];
-    if (i + 8 < step.chunks.size()) __builtin_prefetch(step.chunks[i + 8].sequence, 1);
+    if (i + 8 < step.chunks.size()) {
+      __builtin_prefetch(step.chunks[i + 8].sequence, 1);
+      __builtin_prefetch(&step.chunks[i + 8].sequence->tokens, 1);
+    }
     Sequence& s = *chunk.sequence;
     --s.in_flight;
     if (failed || s.state == SequenceState::finished || s.epoch != chunk.epoch) continue;
@@ -372,6 +376,11 @@ void Scheduler::commit(Step& step, bool failed) {
   for (size_t r = 0; r < step.rows.size(); ++r) {
     StepRow& row = step.rows[r];
     Sequence& s = *row.sequence;
+    if (r + ahead < step.rows.size()) {
+      const Sequence& later = *step.rows[r + ahead].sequence;
+      __builtin_prefetch(later.tokens.data() + later.tokens.size(), 1);
+      later.sampling.prefetch();
+    }
     --s.in_flight;
     row.dropped = failed || s.state == SequenceState::finished;
     if (row.dropped || s.host_chosen) continue;

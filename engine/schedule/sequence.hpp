@@ -47,11 +47,11 @@ struct alignas(64) Sequence {
   bool leads = false;       // others of its group may sleep until its prompt is computed
   uint32_t starved = 0;     // steps in a row that had no budget left for it
   std::vector<int32_t> tokens;
-  double logprob_sum = 0; // of the output
-  SamplingState sampling;
+  double logprob_sum = 0;  // of the output
+  void* owner = nullptr;   // the engine's record of this choice
+  SamplingState sampling;  // of which a row without penalties needs the beginning
   uint32_t choice = 0;     // index within the request
   uint32_t num_cached = 0; // tokens of the prompt that the prefix cache had at the first admission
-  void* owner = nullptr;   // the engine's record of this choice
 
   uint32_t length() const { return static_cast<uint32_t>(tokens.size()) + num_pending; }
   uint32_t num_output() const { return static_cast<uint32_t>(tokens.size()) - num_prompt; }
