@@ -98,8 +98,11 @@ void CudaInstance::kv_create(const quire_kv_config& config) {
 
 void CudaInstance::capture(Loaded& target) {
   if (!target.program->kv) return;
-  target.graphs.capture_all(*target.program, target.step_buffer.data(), sampler_.tokens(), stream_.get(),
-                            device_.compute_capability >= 90);
+  const CompiledProgram& program = *target.program;
+  const Queue queue{stream_.get(), device_.compute_capability >= 90};
+  target.graphs.capture_all(program, target.step_buffer.data(), sampler_.tokens(), queue.stream, queue.overlap);
+  sampler_.capture(static_cast<const float*>(program.tensor(program.data.outputs[0]).data), program.data.vocab,
+                   program.limits.max_rows, queue);
 }
 
 void CudaInstance::wait_for_swaps_of(const quire_step& step, CompiledProgram& program) {

@@ -1,11 +1,15 @@
 #include "sampler.hpp"
 
+#include "buckets.hpp"
+
 #include <algorithm>
 #include <cassert>
 #include <cstring>
 
 namespace quire::cuda {
 namespace {
+
+constexpr uint32_t kMostCapturedRows = 512;
 
 uint64_t align_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
@@ -33,11 +37,42 @@ void Sampler::reserve(uint32_t max_rows, uint32_t vocab) {
   DeviceBuffer candidates(align_up(uint64_t{rows} * QUIRE_MAX_CANDIDATES * sizeof(quire_candidate)), "sampling");
   for (Slot& slot : slots_) { // growing while serving would wait for the device
     grow(slot.results, rows * sizeof(SampleResult), "sampled rows");
-    grow(slot.upload, rows * sizeof(SampleRow), "sampling parameters");
-    grow(slot.device, rows * sizeof(SampleRow), "sampling parameters");
+    grow(slot.rows_upload, rows * sizeof(SampleRow), "sampling parameters");
+    grow(slot.rows_device, rows * sizeof(SampleRow), "sampling parameters");
   }
   tokens_ = std::move(tokens), partials_ = std::move(partials), candidates_ = std::move(candidates);
   max_rows_ = rows, vocab_ = words;
+  captured_.clear();
+}
+
+SampleArgs Sampler::arguments(uint64_t ticket, const float* logits, uint32_t vocab) const {
+  const Slot& slot = slots_[ticket % kSlots];
+  SampleArgs a{};
+  a.logits = logits, a.adjusted = adjusted_.as<float>(), a.vocab = vocab;
+  a.rows = slot.rows_device.as<SampleRow>();
+  a.pending = tokens() + row_base(ticket + 1);
+  a.partials = partials_.as<SamplePartial>();
+  a.tokens = tokens() + row_base(ticket);
+  a.results = slot.results.as<SampleResult>();
+  a.candidates = candidates_.as<quire_candidate>();
+  return a;
+}
+
+void Sampler::capture(const float* logits, uint32_t vocab, uint32_t max_rows, const Queue& queue) {
+  assert(max_rows <= max_rows_ && vocab <= vocab_);
+  captured_.clear();
+  captured_logits_ = logits, captured_vocab_ = vocab;
+  for (const uint32_t bucket : buckets_up_to(std::min(max_rows, kMostCapturedRows))) {
+    Captured& entry = captured_.emplace_back();
+    entry.bucket = bucket;
+    for (uint32_t slot = 0; slot < kSlots; ++slot)
+      entry.graphs[slot] = Graph::capture(queue.stream, [&] {
+        check(cudaMemcpyAsync(slots_[slot].rows_device.data(), slots_[slot].rows_upload.data(),
+                              bucket * sizeof(SampleRow), cudaMemcpyHostToDevice, queue.stream),
+              "sending sampling parameters");
+        cuda::sample({queue.stream, false}, bucket, arguments(slot, logits, vocab));
+      });
+  }
 }
 
 Sampler::Extras Sampler::pack(std::span<const quire_sampling_row> rows, uint32_t vocab, SampleRow* to) {
@@ -96,47 +131,61 @@ void Sampler::sample(uint64_t ticket, std::span<const quire_sampling_row> rows, 
   assert(rows.size() <= max_rows_ && vocab <= vocab_);
   Lap lap;
   Slot& slot = slots_[ticket % kSlots];
-  const Extras extras = pack(rows, vocab, slot.upload.as<SampleRow>());
-  Places places;
-  places.counts = align_up(rows.size() * sizeof(SampleRow));
-  places.bias = align_up(places.counts + extras.counts * sizeof(quire_token_count));
-  places.masks = align_up(places.bias + extras.biases * sizeof(quire_logit_bias));
-  places.end = align_up(places.masks + extras.masks * ((uint64_t{vocab} + 31) / 32) * 4);
+  const auto count = static_cast<uint32_t>(rows.size());
+  auto* const packed = slot.rows_upload.as<SampleRow>();
+  const Extras extras = pack(rows, vocab, packed);
+  const bool brings = extras.counts + extras.biases + extras.masks + extras.wanted != 0;
   slot.wanted.clear();
   slot.has_candidates = extras.candidates;
-  if (extras.adjusts) grow(adjusted_, uint64_t{max_rows_} * vocab_ * 4, "adjusted logits");
-  if (extras.candidates) grow(slot.candidates, candidates_.bytes(), "candidates");
-  if (extras.counts + extras.biases + extras.masks + extras.wanted != 0) {
-    if (slot.upload.bytes() < places.end) {
-      grow(slot.upload, places.end, "sampling parameters");
-      pack(rows, vocab, slot.upload.as<SampleRow>());
+  slot.vocab = vocab;
+  if (!brings && !extras.adjusts && !extras.candidates && logits == captured_logits_ && vocab == captured_vocab_) {
+    const auto entry = std::lower_bound(captured_.begin(), captured_.end(), count,
+                                        [](const Captured& c, uint32_t n) { return c.bucket < n; });
+    if (entry != captured_.end()) {
+      SampleRow padding = packed[0];
+      padding.temperature = 0;
+      std::fill(packed + count, packed + entry->bucket, padding);
+      lap.add(times.pack);
+      entry->graphs[ticket % kSlots].launch(queue.stream);
+      slot.rows = count;
+      lap.add(times.sample);
+      return;
     }
-    grow(slot.device, places.end, "sampling parameters");
+  }
+  SampleArgs a = arguments(ticket, logits, vocab);
+  if (extras.adjusts) grow(adjusted_, uint64_t{max_rows_} * vocab_ * 4, "adjusted logits");
+  a.adjusted = adjusted_.as<float>();
+  if (extras.candidates) grow(slot.candidates, candidates_.bytes(), "candidates");
+  const PinnedBuffer* from = &slot.rows_upload;
+  const DeviceBuffer* to = &slot.rows_device;
+  uint64_t bytes = count * sizeof(SampleRow);
+  if (brings) {
+    Places places;
+    places.counts = align_up(bytes);
+    places.bias = align_up(places.counts + extras.counts * sizeof(quire_token_count));
+    places.masks = align_up(places.bias + extras.biases * sizeof(quire_logit_bias));
+    bytes = align_up(places.masks + extras.masks * ((uint64_t{vocab} + 31) / 32) * 4);
+    grow(slot.upload, bytes, "sampling parameters");
+    grow(slot.device, bytes, "sampling parameters");
     if (extras.wanted != 0) grow(slot.logits, extras.wanted * vocab * 4, "logits for the host");
+    std::memcpy(slot.upload.data(), packed, count * sizeof(SampleRow));
     pack_extras(rows, logits, vocab, places, slot, queue);
+    from = &slot.upload, to = &slot.device;
+    a.rows = to->as<SampleRow>();
+    a.counts = to->as<quire_token_count>(places.counts), a.bias = to->as<quire_logit_bias>(places.bias);
+    a.masks = to->as<uint32_t>(places.masks);
   }
   lap.add(times.pack);
 
-  check(cudaMemcpyAsync(slot.device.data(), slot.upload.data(), places.end, cudaMemcpyHostToDevice, queue.stream),
+  check(cudaMemcpyAsync(to->data(), from->data(), bytes, cudaMemcpyHostToDevice, queue.stream),
         "sending sampling parameters");
-  SampleArgs a{};
-  a.logits = logits, a.adjusted = adjusted_.as<float>(), a.vocab = vocab;
-  a.rows = slot.device.as<SampleRow>();
-  a.counts = slot.device.as<quire_token_count>(places.counts), a.bias = slot.device.as<quire_logit_bias>(places.bias);
-  a.masks = slot.device.as<uint32_t>(places.masks);
-  a.pending = tokens() + row_base(ticket + 1);
-  a.partials = partials_.as<SamplePartial>();
-  a.tokens = tokens() + row_base(ticket);
-  a.results = slot.results.as<SampleResult>();
-  a.candidates = candidates_.as<quire_candidate>();
-  cuda::sample(queue, static_cast<uint32_t>(rows.size()), a);
+  cuda::sample(queue, count, a);
   if (slot.has_candidates)
     check(cudaMemcpyAsync(slot.candidates.data(), candidates_.data(),
-                          rows.size() * QUIRE_MAX_CANDIDATES * sizeof(quire_candidate), cudaMemcpyDeviceToHost,
+                          uint64_t{count} * QUIRE_MAX_CANDIDATES * sizeof(quire_candidate), cudaMemcpyDeviceToHost,
                           queue.stream),
           "bringing candidates to the host");
-  slot.rows = static_cast<uint32_t>(rows.size());
-  slot.vocab = vocab;
+  slot.rows = count;
   lap.add(times.sample);
 }
 
@@ -161,7 +210,7 @@ void Sampler::take(uint64_t ticket, std::span<quire_sampled_row> rows) {
 
 uint64_t Sampler::bytes() const {
   uint64_t bytes = tokens_.bytes() + partials_.bytes() + candidates_.bytes() + adjusted_.bytes();
-  for (const Slot& slot : slots_) bytes += slot.device.bytes();
+  for (const Slot& slot : slots_) bytes += slot.device.bytes() + slot.rows_device.bytes();
   return bytes;
 }
 

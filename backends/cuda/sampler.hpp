@@ -1,8 +1,11 @@
 // The host's side of sampling: rows packed for one upload, results brought back.
 //
-// Slots are used in turn, one a ticket in flight. Errors: Failure. Threads: the backend's queue.
+// Slots are used in turn, one a ticket in flight: a ticket is sampled while at most the one before is unwaited. Plain
+// rows (greedy, or temperature alone) of a program that was captured are one launch: the copy of the rows and the two
+// kernels as a graph, padded to a bucket. Errors: Failure. Threads: the backend's queue.
 #pragma once
 
+#include "graphs.hpp"
 #include "memory.hpp"
 #include "ops/sample.hpp"
 #include "step_times.hpp"
@@ -25,6 +28,9 @@ class Sampler {
   int32_t* tokens() const { return tokens_.as<int32_t>(); }
   uint32_t row_base(uint64_t ticket) const { return static_cast<uint32_t>(ticket % 2) * max_rows_; }
 
+  // Captures the sampling of up to max_rows plain rows of these logits. Anew after reserve() has moved tokens().
+  void capture(const float* logits, uint32_t vocab, uint32_t max_rows, const Queue& queue);
+
   // Queues the sampling of logits [rows, vocab]. times: gets what packing the rows and the driver's calls took.
   void sample(uint64_t ticket, std::span<const quire_sampling_row> rows, const float* logits, uint32_t vocab,
               const Queue& queue, StepTimes::Parts& times);
@@ -37,7 +43,7 @@ class Sampler {
   uint64_t bytes() const;
 
  private:
-  static constexpr uint32_t kSlots = 3;
+  static constexpr uint32_t kSlots = 2;
   struct Wanted {
     float* to;
     uint64_t offset; // floats in the pinned logits
@@ -48,7 +54,9 @@ class Sampler {
     bool adjusts = false, candidates = false;
   };
   struct Slot {
-    PinnedBuffer upload; // SampleRow [rows], then what they bring along
+    PinnedBuffer rows_upload; // SampleRow [max_rows]
+    DeviceBuffer rows_device;
+    PinnedBuffer upload; // SampleRow [rows], then what they bring along, where they do
     DeviceBuffer device;
     PinnedBuffer results;    // SampleResult [max_rows]: the device writes here
     PinnedBuffer candidates; // quire_candidate [max_rows, QUIRE_MAX_CANDIDATES]
@@ -67,6 +75,15 @@ class Sampler {
   static void pack_extras(std::span<const quire_sampling_row> rows, const float* logits, uint32_t vocab,
                           const Places& places, Slot& slot, const Queue& queue);
 
+  SampleArgs arguments(uint64_t ticket, const float* logits, uint32_t vocab) const;
+
+  struct Captured {
+    uint32_t bucket = 0; // of rows
+    Graph graphs[kSlots];
+  };
+  std::vector<Captured> captured_; // rising; of these logits
+  const float* captured_logits_ = nullptr;
+  uint32_t captured_vocab_ = 0;
   uint32_t max_rows_ = 0, vocab_ = 0;
   DeviceBuffer tokens_, partials_, candidates_, adjusted_;
   Slot slots_[kSlots];

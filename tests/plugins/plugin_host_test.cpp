@@ -68,7 +68,7 @@ TEST(PluginHost, SaysInOneLineHowEachMisfits) {
   EXPECT_EQ(misfit_of(misfit_file("wrong_major")),
             "is made for plugin ABI 2, this is 1: build it against this version's headers");
   EXPECT_EQ(misfit_of(misfit_file("newer_minor")),
-            "needs plugin ABI 1.7, this is 1.0: update Quire, or build it against this version's headers");
+            "needs plugin ABI 1.8, this is 1.1: update Quire, or build it against this version's headers");
   EXPECT_EQ(misfit_of(misfit_file("wrong_kind")), "is of kind 9, expected 1 (backend), 2 (model) or 3 (sampler)");
   EXPECT_EQ(misfit_of(misfit_file("reserved")), "sets a reserved field");
   EXPECT_EQ(misfit_of(misfit_file("no_id")), "has no id of 1 to 32 lower-case letters, digits, `_` and `-`");
@@ -262,7 +262,7 @@ TEST(PluginHost, ABuiltInBackendGoesThroughTheSameTable) {
   EXPECT_EQ(backend.create(backend.self, &newer.known, status), nullptr);
   EXPECT_EQ(status.code(), QUIRE_UNSUPPORTED);
   EXPECT_STREQ(status.message(),
-               "the create options uses a field that plugin ABI 1.0 does not have: update what reads it");
+               "the create options uses a field that plugin ABI 1.1 does not have: update what reads it");
   EXPECT_THROW(host.add_builtin(backend_plugin<OneDevice>("builtin", "1.0")), Error);
 }
 
