@@ -36,12 +36,12 @@ class ChainMaker {
       const uint32_t count = chain_at(i);
       i += std::max(count, 1u);
     }
-    c_.chain_values = DeviceBuffer(std::max<uint64_t>(words_bytes_, 256), "words of chains");
+    c_.chain_values = DeviceBuffer(std::max<uint64_t>(2 * handed_bytes_, 256), "values of chains");
     c_.chain_counters = DeviceBuffer(std::max<uint64_t>(4 * device_.multiprocessors, 256), "counters of chains");
     for (size_t i = 0; i < args_.size(); ++i) {
       args_[i].launches = c_.chain_counters.as<uint32_t>();
       settle(args_[i]);
-      read_ahead(args_[(i + 1) % args_.size()].phases[0].linear, args_[i]);
+      if (device_.compute_capability >= 90) map_chain(args_[i]);
       c_.chains[i].launch.run = [args = args_[i], blocks = device_.multiprocessors,
                                  symbol = c_.chains[i].symbol](const StepRun& run) {
         linear_chain(run.queue, blocks, rows_of(run, symbol), args);
@@ -63,9 +63,9 @@ class ChainMaker {
       const uint32_t rows = c_.data.values[phase->out() - 1].rows, behind = at + (phase->norm != nullptr ? 2 : 1);
       if (phases.empty()) symbol = rows;
       if (rows != symbol) break;
-      // What the phase before makes is handed over in words, to this phase alone.
+      // What the phase before makes is handed over to this phase alone.
       if (!phases.empty() && (phases.back().out() != phase->in() || !read_only_within(phase->in(), at, behind) ||
-                              !words_fit(phases.back())))
+                              !handed_fits(phases.back())))
         break;
       at = behind;
       phases.push_back(*phase);
@@ -77,7 +77,7 @@ class ChainMaker {
       if (!place(phases, first, ends.back(), args, bytes)) continue;
       const uint32_t rows = std::min(chain_rows(args, device_.shared_bytes), most_rows());
       if (rows == 0) continue;
-      words_bytes_ = std::max(words_bytes_, bytes);
+      handed_bytes_ = std::max(handed_bytes_, bytes);
       Chain chain;
       chain.first = first, chain.count = ends.back() - first;
       chain.symbol = symbol, chain.max_rows = rows;
@@ -112,6 +112,10 @@ class ChainMaker {
       return {};
     const uint32_t cols = c_.weights.matrix(phase.linear->u.linear.weights[0]).cols;
     if (cols % 8 != 0) return {};
+    // What a tensor map takes.
+    if (c_.weights.matrix(phase.linear->u.linear.weights[0]).format == QUIRE_F16 && device_.compute_capability >= 90 &&
+        cols % 64 != 0)
+      return {};
     if (phase.norm != nullptr)
       return phase.norm->out[0] == phase.linear->in[0] && cols <= kChainNormDim ? std::optional(phase) : std::nullopt;
     const Tensor in = c_.tensor(phase.linear->in[0]);
@@ -147,27 +151,27 @@ class ChainMaker {
     return true;
   }
 
-  bool words_fit(const Phase& phase) const {
+  bool handed_fits(const Phase& phase) const {
     for (const uint32_t id : phase.linear->u.linear.weights)
       if (id != 0 && c_.weights.matrix(id).rows % 8 != 0) return false;
     return c_.types[phase.out() - 1] == Type::f16;
   }
 
-  // Where each phase reads and writes; false where another block might write what one still reads. Words get their
-  // offset plus one for an address, until settle().
+  // Where each phase reads and writes; false where another block might write what one still reads. What is handed over
+  // gets its offset plus one for an address, until settle().
   bool place(const std::vector<Phase>& phases, uint32_t first, uint32_t last, ChainArgs& args, uint64_t& bytes) const {
     const auto flat = [](Tensor t) {
       t.dim = t.width(), t.heads = 1;
       return t;
     };
     uint32_t kept = 0; // the value that is kept
-    Tensor words;      // of the phase before
+    Tensor handed;     // by the phase before
     for (size_t p = 0; p < phases.size(); ++p) {
       const Phase& from = phases[p];
       ChainPhase& phase = args.phases[args.num_phases++];
       fill_linear(from, phase.linear);
       Tensor& in = from.norm != nullptr ? phase.norm.in : phase.linear.in;
-      in = p == 0 ? flat(c_.tensor(from.in())) : words;
+      in = p == 0 ? flat(c_.tensor(from.in())) : handed;
       if (from.norm != nullptr) {
         const quire_norm& n = from.norm->u.norm;
         phase.normed = true;
@@ -181,11 +185,11 @@ class ChainMaker {
         if (!phase.residual_kept) phase.norm.residual = c_.tensor(residual);
       }
       if (p + 1 < phases.size()) {
-        words = flat(c_.tensor(from.out()));
-        words.stride = words.dim;
-        words.data = reinterpret_cast<void*>(bytes + 1);
-        bytes += align_up(uint64_t{kChainRows} * words.dim * 4);
-        phase.linear.out = words;
+        handed = flat(c_.tensor(from.out()));
+        handed.stride = handed.dim;
+        handed.data = reinterpret_cast<void*>(bytes + 1);
+        bytes += align_up(uint64_t{kChainRows} * handed.dim * 2);
+        phase.linear.out = handed;
       } else {
         phase.linear.out = flat(c_.tensor(from.out()));
       }
@@ -206,7 +210,10 @@ class ChainMaker {
           phase.keeps_sum = true;
         }
       }
-      if (phase.keeps_sum) kept = sum;
+      if (phase.keeps_sum)
+        kept = sum;
+      else if (phase.norm.sum) // goes by way of where sums are kept
+        kept = 0;
       if (phase.keeps_sum && chain_items(phase.linear) < device_.multiprocessors) return false;
     }
     return true;
@@ -240,36 +247,15 @@ class ChainMaker {
     return a_begin < b_end && b_begin < a_end;
   }
 
-  // Words at their place in c.chain_values.
+  // What is handed over at its place in c.chain_values.
   void settle(ChainArgs& args) const {
+    args.handed = c_.chain_values.data();
+    args.handed_bytes = static_cast<uint32_t>(handed_bytes_);
     for (uint32_t p = 0; p < args.num_phases; ++p) {
       ChainPhase& phase = args.phases[p];
       for (Tensor* tensor : {&phase.linear.in, &phase.linear.out, &phase.norm.in}) {
         const auto offset = reinterpret_cast<uintptr_t>(tensor->data);
-        if (offset != 0 && offset <= words_bytes_) tensor->data = c_.chain_values.data() + (offset - 1);
-      }
-    }
-  }
-
-  // What of a linear's weights the L2 shall hold before its kernel begins: a part of it, as others use it meanwhile.
-  void read_ahead(const LinearArgs& next, ChainArgs& args) const {
-    uint64_t left = device_.l2_bytes / 3;
-    uint32_t count = 0;
-    const auto add = [&](const std::byte* data, uint64_t bytes) {
-      if (data == nullptr || count == std::size(args.ahead)) return;
-      bytes = std::min(bytes, left);
-      left -= bytes;
-      args.ahead[count++] = {data, bytes};
-    };
-    for (uint32_t i = 0; i < next.num_parts; ++i) {
-      const Weight& w = next.parts[i].weight;
-      if (w.format == QUIRE_F16) {
-        add(w.data, uint64_t{w.rows} * w.stride * 2);
-      } else {
-        const BlockFormat planes = block_format(w.format);
-        const uint64_t units = uint64_t{w.tiles} * w.units;
-        add(w.q4, units * planes.q4_bytes), add(w.q8, units * planes.q8_bytes),
-            add(w.scales, units * planes.scale_bytes);
+        if (offset != 0 && offset <= handed_bytes_) tensor->data = c_.chain_values.data() + (offset - 1);
       }
     }
   }
@@ -279,7 +265,7 @@ class ChainMaker {
   const DeviceTraits& device_;
   CompiledProgram& c_;
   std::vector<ChainArgs> args_; // [chains]
-  uint64_t words_bytes_ = 0;
+  uint64_t handed_bytes_ = 0;   // of a set
 };
 
 } // namespace
@@ -289,7 +275,7 @@ void make_chains(const quire_program& program, const FusionPlan& fusion, const C
   if (context.fixed_order || context.device.compute_capability < kLeastCapability) return;
   ChainMaker(program, fusion, context, c).run();
   check(cudaMemsetAsync(c.chain_counters.data(), 0, c.chain_counters.bytes(), context.stream), "clearing counters");
-  check(cudaMemsetAsync(c.chain_values.data(), 0, c.chain_values.bytes(), context.stream), "clearing words");
+  check(cudaMemsetAsync(c.chain_values.data(), 0xff, c.chain_values.bytes(), context.stream), "emptying values");
 }
 
 } // namespace quire::cuda

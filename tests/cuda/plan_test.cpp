@@ -5,6 +5,7 @@
 #include "emulator/control.hpp"
 #include "ops/linear_chain.hpp"
 
+#include <cuda_fp16.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -54,6 +55,57 @@ TEST(CudaChain, TakesAsManyRowsAsSharedMemoryHolds) {
   linear.parts[0].weight.format = QUIRE_Q4_K;
   EXPECT_EQ(chain_rows(args, 227 << 10), 1u);
   EXPECT_EQ(chain_items(linear), 256u);
+}
+
+// Two phases, launched again and again: each launch hands over in a set of its own, and leaves the next one's empty.
+TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
+  constexpr uint32_t kIn = 192, kMiddle = 72, kOut = 40, kBlocks = 4, kRows = 3;
+  std::mt19937 random(7);
+  const auto halves = [&](uint32_t count) {
+    std::vector<__half> v(count);
+    for (__half& h : v) h = __float2half(static_cast<float>(static_cast<int>(random() % 65) - 32) / 64.f);
+    return v;
+  };
+  std::vector<__half> first = halves(kMiddle * kIn), second = halves(kOut * kMiddle), in(kRows * kIn);
+  std::vector<float> out(kRows * kOut);
+  std::vector<uint32_t> launches(kBlocks);
+  constexpr uint32_t kSet = kChainRows * kMiddle * 2;
+  std::vector<std::byte> handed(2 * kSet, std::byte{0xff});
+  ChainArgs args;
+  args.num_phases = 2;
+  args.launches = launches.data(), args.handed = handed.data(), args.handed_bytes = kSet;
+  const auto fill = [](LinearArgs& linear, std::vector<__half>& w, uint32_t rows, uint32_t cols) {
+    linear.num_parts = 1;
+    Weight& weight = linear.parts[0].weight;
+    weight.data = reinterpret_cast<const std::byte*>(w.data());
+    weight.rows = rows, weight.cols = weight.stride = cols;
+  };
+  LinearArgs &a = args.phases[0].linear, &b = args.phases[1].linear;
+  fill(a, first, kMiddle, kIn), fill(b, second, kOut, kMiddle);
+  a.in = {in.data(), kIn, 1, kIn, Type::f16};
+  a.out = b.in = {handed.data(), kMiddle, 1, kMiddle, Type::f16};
+  b.out = {out.data(), kOut, 1, kOut, Type::f32};
+  for (uint32_t launch = 0; launch < 3; ++launch) {
+    in = halves(kRows * kIn);
+    a.in.data = in.data();
+    linear_chain({}, kBlocks, kRows, args);
+    for (uint32_t row = 0; row < kRows; ++row) {
+      float middle[kMiddle];
+      for (uint32_t n = 0; n < kMiddle; ++n) {
+        float sum = 0;
+        for (uint32_t k = 0; k < kIn; ++k) sum += __half2float(first[n * kIn + k]) * __half2float(in[row * kIn + k]);
+        middle[n] = __half2float(__float2half(sum));
+      }
+      for (uint32_t n = 0; n < kOut; ++n) {
+        float sum = 0;
+        for (uint32_t k = 0; k < kMiddle; ++k) sum += __half2float(second[n * kMiddle + k]) * middle[k];
+        EXPECT_NEAR(out[row * kOut + n], sum, 1e-2f) << launch << ", " << row << ", " << n;
+      }
+    }
+    EXPECT_EQ(launches, std::vector<uint32_t>(kBlocks, launch + 1));
+    const std::byte* next = handed.data() + (launch + 1) % 2 * kSet;
+    EXPECT_TRUE(std::all_of(next, next + kSet, [](std::byte at) { return at == std::byte{0xff}; })) << launch;
+  }
 }
 
 TEST(CudaAttendPlan, EveryPositionIsReadOnceAndTheGridIsFilled) {

@@ -19,6 +19,10 @@ __device__ __forceinline__ void barrier_expect(uint64_t* b, uint32_t bytes) {
 __device__ __forceinline__ void barrier_arrive(uint64_t* b) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 }
+// An arrival when the thread's cp.async's so far have landed; the barrier counts it among those it expects.
+__device__ __forceinline__ void barrier_arrive_copied(uint64_t* b) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b)) : "memory");
+}
 __device__ __forceinline__ void barrier_wait(uint64_t* b, uint32_t parity) {
   asm volatile("{\n\t.reg .pred done;\n"
                "again:\n\tmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t@done bra over;\n\tbra "
@@ -31,6 +35,13 @@ __device__ __forceinline__ void copy_2d(void* to, const CUtensorMap* map, uint64
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
                "[%2];" ::"r"(shared_address(to)),
                "l"(map), "r"(shared_address(b)), "r"(x), "r"(y)
+               : "memory");
+}
+// Of a multiple of 16 bytes, both ends aligned to 16.
+__device__ __forceinline__ void copy_bulk(void* to, const void* from, uint32_t bytes, uint64_t* b) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(b))
                : "memory");
 }
 __device__ __forceinline__ void copy_3d(void* to, const CUtensorMap* map, uint64_t* b, int x, int y, int z) {

@@ -1,390 +1,79 @@
 // linear_chain: see linear_chain.hpp; bound by reading the weights of all phases once.
 //
 // Shapes: in [rows, K], W [N, K], out [rows, sum N], of each phase; rows up to kChainRows with fp16 weights, one with
-// block formats. Bytes: every W once; in (and the norm's inputs) once a block, from the L2. Each block has as many
-// tiles of 16 rows of W as any other; its warps take them at once, sharing K in contiguous slices where there are fewer
-// tiles than warps, and each streams what it has through a ring of its own in shared memory. A warp's copies run ahead
-// of its products across tiles and phases, so that the memory works on while blocks wait for the next input and
-// normalise it (each block for itself).
+// block formats. Bytes: every W once; in (and the norm's inputs) once a block, from the L2. What a block and a warp
+// have of W: chain_share.cuh. A warp streams what it has through a ring of its own in shared memory; its copies run
+// ahead of its products across tiles and phases, so that the memory works on while blocks wait for the next input and
+// normalise it (each block for itself, chain_input.cuh). Sums: a warp's slice of K upwards, then the slices upwards.
 //
-// Order without barriers: a block that makes anything in a phase has read all of that phase's input, hence every block
-// that made some of it had read the inputs of the phase before. So the place of an input may be written two phases on.
+// Order without barriers: a block makes its part of a phase's output, and writes anything else of that phase, after all
+// its warps have read the phase's input; so every block that made some of that input had read the inputs of the phase
+// before. Hence the place of an input may be written two phases on.
+#include "chain_input.cuh"
 #include "linear_chain.hpp"
-#include "linear_stream.cuh"
+#ifndef QUIRE_CUDA_EMULATED
+#include "tensor_map.cuh"
+#endif
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 #include <utility>
 
 namespace quire::cuda {
 namespace {
 
-constexpr uint32_t kWarps = 16, kThreads = kWarps * 32;
-constexpr uint32_t kRingBytes = 10240; // of a warp, at most
+constexpr uint32_t kWarps = kChainWarps, kThreads = kChainThreads;
 
-template <uint32_t kFirst, uint32_t kSecond> struct Ring {
-  static constexpr bool kPlain = kFirst == QUIRE_F16;
-  static constexpr uint32_t kColumns = kPlain ? PlainStream::kColumns : 256;
-  static constexpr uint32_t kStageBytes = [] {
-    if constexpr (kPlain) return PlainStream::kStageBytes;
-    const uint32_t a = 2 * block_format(kFirst).unit_bytes(), b = 2 * block_format(kSecond).unit_bytes();
-    return a > b ? a : b;
-  }();
-  static constexpr uint32_t kStages = kRingBytes / kStageBytes < 4 ? kRingBytes / kStageBytes : 4;
-  static constexpr uint32_t kBytes = kWarps * kStages * kStageBytes;
-  static constexpr uint32_t kWidth = kPlain ? kChainRows : 1; // rows of activations at most
-  static constexpr uint32_t kPitch = kPlain ? kChainRows + 1 : 1;
-  static constexpr uint32_t kSubs = kPlain ? 1 : 2; // tiles of 16 rows that glu takes together
-  static constexpr uint32_t kPartialBytes = 2 * kWarps * kSubs * 16 * kPitch * 4;
-};
-
-// Bytes of a row of x: rows follow each other in the other half of the banks.
-__host__ __device__ constexpr uint32_t x_pitch(uint32_t cols) { return (cols + 255) / 256 * 512 + 64; }
-// Floats of the sums of x: of each 32 columns, then of each 16.
-__host__ __device__ constexpr uint32_t x_sums_of_32(uint32_t cols) { return (cols + 255) / 256 * 8; }
-__host__ __device__ constexpr uint32_t x_sums(uint32_t cols) { return 3 * x_sums_of_32(cols); }
-
-__host__ __device__ inline uint32_t tiles_of(const LinearArgs& a, bool plain) {
-  if (a.glu) return (a.parts[0].weight.rows + (plain ? 7 : 15)) / (plain ? 8 : 16);
-  uint32_t tiles = 0;
-  for (uint32_t p = 0; p < a.num_parts; ++p) tiles += (a.parts[p].weight.rows + 15) / 16;
-  return tiles;
-}
-
-// What a block and a warp of it have of a phase: tiles first to last - 1, `together` of them at a time, each by
-// `slices` warps that share K. As many together as the block has, so that warps seldom wait for one another.
-struct Share {
-  uint32_t first, last, together, slices;
-  uint32_t tile;       // the warp's, of those that go together
-  uint32_t begin, end; // units of K; none for a warp too many
-
-  __device__ __forceinline__ Share(const LinearArgs& a, bool plain, uint32_t columns) {
-    const uint32_t tiles = tiles_of(a, plain), blocks = gridDim.x, warp = threadIdx.x / 32;
-    const uint32_t units = (a.parts[0].weight.cols + columns - 1) / columns;
-    first = (tiles * blockIdx.x + blocks - 1) / blocks, last = (tiles * (blockIdx.x + 1) + blocks - 1) / blocks;
-    const uint32_t most = (tiles + blocks - 1) / blocks, rounds = (most + kWarps - 1) / kWarps;
-    together = plain ? 1 : (most + rounds - 1) / rounds;
-    slices = kWarps / together;
-    tile = warp / slices;
-    begin = units * (warp % slices) / slices, end = units * (warp % slices + 1) / slices;
-    if (tile >= together) end = begin;
-  }
-};
-
-// What a warp copies next.
-template <class R> struct Cursor {
-  uint32_t phase, last, item, last_item, step, sub, unit, begin, end;
-  PlainStream plain;
-  TilePlanes planes;
-
-  __device__ __forceinline__ void start(const ChainArgs& a, uint32_t first, uint32_t last_phase) {
-    phase = first, last = last_phase;
-    enter(a);
-  }
-  __device__ __forceinline__ bool done() const { return phase >= last; }
-  // The block's first tile of this phase, or of the first phase after it that has one for it.
-  __device__ __forceinline__ void enter(const ChainArgs& a) {
-    for (; phase < last; ++phase) {
-      const LinearArgs& linear = a.phases[phase].linear;
-      const Share share(linear, R::kPlain, R::kColumns);
-      begin = share.begin, end = share.end, last_item = share.last, step = share.together;
-      item = share.first + share.tile, sub = 0, unit = begin;
-      if (begin == end || item >= last_item) continue;
-      place(linear);
-      return;
-    }
-  }
-  __device__ __forceinline__ void place(const LinearArgs& a) {
-    if constexpr (R::kPlain) {
-      plain.place(a, item, threadIdx.x % 32);
-    } else {
-      const PartTile<16> at(a, a.glu ? 0 : item);
-      planes.place(a.parts[a.glu ? sub : at.part].weight, a.glu ? item : at.tile);
-    }
-  }
-  __device__ __forceinline__ void next(const ChainArgs& a) {
-    if (++unit != end) return;
-    unit = begin;
-    const LinearArgs& linear = a.phases[phase].linear;
-    if (!R::kPlain && linear.glu && sub == 0) {
-      sub = 1;
-      return place(linear);
-    }
-    sub = 0;
-    item += step;
-    if (item < last_item) return place(linear);
-    ++phase;
-    enter(a);
-  }
-};
-
-// Two fp16 elements and the launch that made them. 8 bytes are written and read as one.
-__device__ __forceinline__ void put_word(void* words, size_t element, uint32_t halves, uint32_t launch) {
-  auto* to = reinterpret_cast<uint2*>(words) + element / 2;
-#ifdef QUIRE_CUDA_EMULATED
-  *to = make_uint2(halves, launch);
+#ifdef QUIRE_CHAIN_TRACE
+__device__ long long* chain_trace; // [block][phase][warp][8]
+#define QUIRE_TRACE(at)                                                                                                \
+  if (lane == 0 && chain_trace != nullptr)                                                                             \
+  chain_trace[((blockIdx.x * kMaxPhases + p) * kWarps + warp) * 8 + (at)] = clock64()
 #else
-  asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(halves), "r"(launch) : "memory");
+#define QUIRE_TRACE(at)
 #endif
-}
-__device__ __forceinline__ uint4 look_at(const uint4* words) {
-#ifdef QUIRE_CUDA_EMULATED
-  return *words;
-#else
-  uint4 v;
-  asm volatile("ld.volatile.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(words)
-               : "memory");
-  return v;
-#endif
-}
 
-struct Eight {
-  float x[8];
-};
-__device__ __forceinline__ Eight eight_at(const float* p) {
-  const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
-  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
-}
-// Eight elements of a row of activations that other blocks may just have written.
-__device__ __forceinline__ Eight load_eight(const Tensor& tensor, uint32_t row, uint32_t col) {
-  Eight e;
-  const size_t at = size_t{row} * tensor.stride + col;
-  if (tensor.type == Type::f16) {
-    const uint4 v = __ldcg(reinterpret_cast<const uint4*>(static_cast<const __half*>(tensor.data) + at));
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 f = __half22float2(half2_of(words[i]));
-      e.x[2 * i] = f.x, e.x[2 * i + 1] = f.y;
-    }
-  } else {
-    const auto* from = reinterpret_cast<const float4*>(static_cast<const float*>(tensor.data) + at);
-    const float4 a = __ldcg(from), b = __ldcg(from + 1);
-    e.x[0] = a.x, e.x[1] = a.y, e.x[2] = a.z, e.x[3] = a.w, e.x[4] = b.x, e.x[5] = b.y, e.x[6] = b.z, e.x[7] = b.w;
-  }
-  return e;
-}
-
-// Eight elements as four words.
-struct Words {
-  uint4 v[2];
-};
-__device__ __forceinline__ Eight eight_of(const Words& words) {
-  Eight e;
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const float2 a = __half22float2(half2_of(words.v[h].x)), b = __half22float2(half2_of(words.v[h].z));
-    e.x[4 * h] = a.x, e.x[4 * h + 1] = a.y, e.x[4 * h + 2] = b.x, e.x[4 * h + 3] = b.y;
-  }
-  return e;
-}
-
-// Columns first, first + kThreads * 8, ... of a row (eight each, below cols) that other blocks make in this launch:
-// waits for them.
-template <uint32_t kPieces>
-__device__ __forceinline__ void await_words(const Tensor& tensor, uint32_t row, uint32_t first, uint32_t cols,
-                                            uint32_t launch, Words (&words)[kPieces]) {
-  const auto* from = reinterpret_cast<const uint4*>(tensor.data) + (size_t{row} * tensor.stride + first) / 4;
-  for (bool ready = false; !ready;) {
-    ready = true;
-#pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i)
-      if (first + i * (kThreads * 8) < cols)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) words[i].v[h] = look_at(from + i * (kThreads * 2) + h);
-#pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i)
-      if (first + i * (kThreads * 8) < cols)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) ready = ready && words[i].v[h].y == launch && words[i].v[h].w == launch;
-    if (!ready) __nanosleep(40); // those that make them need the L2 too
-  }
-}
-
-// Columns col to col + 7 of a row into x, in the order of the stream's fragments; group sums for block formats. Every
-// lane of the warp calls it; eight columns a lane, one after another.
+// The finished sums of `count` tiles from `tile` on, of the slices upwards. to: where what is handed over goes; null
+// for the chain's last output.
 template <class R>
-__device__ __forceinline__ void put_x(unsigned char* x, float* sums32, float* sums16, uint32_t col, const Eight& e) {
-  const uint32_t w[4] = {pack_half2(e.x[0], e.x[1]), pack_half2(e.x[2], e.x[3]), pack_half2(e.x[4], e.x[5]),
-                         pack_half2(e.x[6], e.x[7])};
-  if constexpr (R::kPlain) {
-    *reinterpret_cast<uint4*>(x + col * 2) = make_uint4(w[0], w[1], w[2], w[3]);
-  } else {
-    unsigned char* block = x + col / 32 * 64 + col % 32 / 8 * 4; // pair col / 8 of the block, of each lane t
-#pragma unroll
-    for (uint32_t t = 0; t < 4; ++t) *reinterpret_cast<uint32_t*>(block + t * 16) = w[t];
-    float sum = 0;
-#pragma unroll
-    for (uint32_t t = 0; t < 4; ++t) {
-      const float2 f = __half22float2(half2_of(w[t]));
-      sum += f.x + f.y;
-    }
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    if (col % 16 == 0) sums16[col / 16] = sum;
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
-    if (col % 32 == 0) sums32[col / 32] = sum;
-  }
-}
-
-// The phase's input into shared memory, padded with zeros to a whole stage. words: it is made in this launch. kept:
-// [rows][dim] the sum of the norm, each element the same thread's in every phase.
-template <class R>
-__device__ __forceinline__ void fill_x(const ChainPhase& phase, bool words, uint32_t launch, uint32_t rows,
-                                       unsigned char* x, float* sums32, float* kept, float* scratch) {
-  const uint32_t cols = phase.linear.parts[0].weight.cols, padded = (cols + 255) / 256 * 256;
-  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, mine = threadIdx.x * 8;
-  float* sums16 = sums32 + x_sums_of_32(cols);
-  constexpr uint32_t kPass = kThreads * 8;
-  const auto total = [&](float value) {
-    value = warp_sum(value);
-    __syncthreads();
-    if (lane == 0) scratch[warp] = value;
-    __syncthreads();
-    value = 0;
-#pragma unroll
-    for (uint32_t w = 0; w < kWarps; ++w) value += scratch[w];
-    return value;
-  };
-  for (uint32_t row = 0; row < rows; ++row) {
-    unsigned char* to = x + row * x_pitch(cols);
-    if (!phase.normed) {
-      constexpr uint32_t kPieces = 2;
-      for (uint32_t first = 0; first < padded; first += kPieces * kPass) {
-        Words got[kPieces];
-        if (words) await_words(phase.linear.in, row, first + mine, cols, launch, got);
-#pragma unroll
-        for (uint32_t i = 0; i < kPieces; ++i) {
-          const uint32_t col = first + i * kPass + mine;
-          if (first + i * kPass + warp * 256 >= padded) break; // the whole warp
-          put_x<R>(to, sums32, sums16, col,
-                   col >= cols ? Eight{}
-                   : words     ? eight_of(got[i])
-                               : load_eight(phase.linear.in, row, col));
-        }
-      }
-      continue;
-    }
-    const NormArgs& norm = phase.norm;
-    constexpr uint32_t kPieces = kChainNormDim / kPass;
-    Eight e[kPieces], factor[kPieces], residual[kPieces];
-    float* mine_kept = kept + size_t{row} * cols;
-#pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t col = i * kPass + mine;
-      if (norm.weight != nullptr && col < cols) {
-        factor[i] = eight_at(norm.weight + col);
-      }
-    }
-    // What can be had before the input: the waiting hides it.
-#pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t col = i * kPass + mine;
-      residual[i] = {};
-      if (col >= cols) continue;
-      if (phase.residual_kept)
-        residual[i] = eight_at(mine_kept + col);
-      else if (norm.residual.data != nullptr)
-        residual[i] = load_eight(norm.residual, row, col);
-    }
-    Words got[kPieces];
-    if (words) await_words(norm.in, row, mine, cols, launch, got);
-#pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t col = i * kPass + mine;
-      e[i] = col >= cols ? Eight{} : words ? eight_of(got[i]) : load_eight(norm.in, row, col);
-    }
-    float sum = 0, squares = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t col = i * kPass + mine;
-      if (col >= cols) continue;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        e[i].x[j] += residual[i].x[j];
-        sum += e[i].x[j];
-        squares += e[i].x[j] * e[i].x[j];
-      }
-    }
-    if (phase.keeps_sum)
-#pragma unroll
-      for (uint32_t i = 0; i < kPieces; ++i) {
-        const uint32_t col = i * kPass + mine;
-        if (col >= cols) continue;
-        const float(&x)[8] = e[i].x;
-        reinterpret_cast<float4*>(mine_kept + col)[0] = make_float4(x[0], x[1], x[2], x[3]);
-        reinterpret_cast<float4*>(mine_kept + col)[1] = make_float4(x[4], x[5], x[6], x[7]);
-      }
-    if (norm.sum.data != nullptr && blockIdx.x == 0)
-#pragma unroll
-      for (uint32_t i = 0; i < kPieces; ++i) {
-        const uint32_t col = i * kPass + mine;
-        if (col >= cols) continue;
-#pragma unroll
-        for (int j = 0; j < 8; j += 4)
-          store<4>(norm.sum, row, col + j, {e[i].x[j], e[i].x[j + 1], e[i].x[j + 2], e[i].x[j + 3]});
-      }
-    float mean = 0;
-    if (norm.layer) {
-      mean = total(sum) / static_cast<float>(cols);
-      squares = 0;
-#pragma unroll
-      for (uint32_t i = 0; i < kPieces; ++i)
-        if (i * kPass + mine < cols)
-#pragma unroll
-          for (int j = 0; j < 8; ++j) squares += (e[i].x[j] - mean) * (e[i].x[j] - mean);
-    }
-    const float inverse = rsqrtf(total(squares) / static_cast<float>(cols) + norm.epsilon);
-#pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t col = i * kPass + mine;
-      if (i * kPass + warp * 256 >= padded) continue; // the whole warp
-      if (col < cols)
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          float y = (e[i].x[j] - mean) * inverse;
-          if (norm.weight != nullptr) y *= factor[i].x[j] + norm.weight_offset;
-          if (norm.bias != nullptr) y += norm.bias[col + j];
-          e[i].x[j] = y;
-        }
-      put_x<R>(to, sums32, sums16, col, e[i]);
-    }
-  }
-  __syncthreads();
-}
-
-// The finished sums of `count` tiles from `first` on: partial[warp][sub][row of W][row of activations], of the slices
-// upwards.
-template <class R>
-__device__ __forceinline__ void finish_round(const LinearArgs& a, uint32_t first, uint32_t count, uint32_t slices,
-                                             uint32_t rows, bool words, uint32_t launch, const float* partial) {
-  constexpr uint32_t kOfWarp = R::kSubs * 16 * R::kPitch;
+__device__ __forceinline__ void finish_round(const LinearArgs& a, const Share<R>& share, uint32_t tile, uint32_t count,
+                                             uint32_t rows, __half* to, const float* partial) {
+  const uint32_t pitch = sums_pitch(rows), of_slice = 16 * pitch, of_slot = share.slices * of_slice + 16;
   const uint32_t width = a.glu && R::kPlain ? 8 : 16, lane = threadIdx.x % 32, outputs = count * width * rows;
   for (uint32_t i = threadIdx.x; i - lane < outputs; i += kThreads) { // whole warps
-    const uint32_t in_tile = i % width, row = i / width % rows, tile = i / width / rows;
-    const auto total = [&](uint32_t row_of_w) {
-      const float* from = partial + tile * slices * kOfWarp + row_of_w * R::kPitch + row;
-      float sum = from[0];
-#pragma unroll 8
-      for (uint32_t s = 1; s < slices; ++s) sum += from[s * kOfWarp];
+    const uint32_t in_tile = i % width, of_tile = width == 8 ? i / 8 : i / 16;
+    const uint32_t row = rows == 1 ? 0 : of_tile % rows, at = rows == 1 ? of_tile : of_tile / rows;
+    const auto total = [&](uint32_t slot, uint32_t row_of_w) {
+      const float* from = partial + slot * of_slot + row_of_w * pitch + row;
+      float of[kWarps], sum = 0;
+#pragma unroll
+      for (uint32_t s = 0; s < kWarps; ++s) of[s] = s < share.slices ? from[s * of_slice] : 0.f;
+#pragma unroll
+      for (uint32_t s = 0; s < kWarps; ++s) sum += of[s];
       return sum;
     };
     const bool inside = i < outputs;
-    const PartTile<16> place(a, a.glu || !inside ? 0 : first + tile);
-    const LinearPart& part = a.parts[a.glu ? 0 : place.part];
-    const uint32_t n = (a.glu ? (first + tile) * width : place.tile * 16) + in_tile;
-    const bool valid = inside && n < part.weight.rows;
+    const uint32_t item = share.item(a, tile + at) + (R::kPlain && !a.glu ? in_tile / 8 : 0);
+    uint32_t part_index = 0, n = item * width + in_tile;
+    if (!a.glu) {
+      const PartTile<(R::kPlain ? 8 : 16)> place(a, inside && item < share.last ? item : 0);
+      part_index = place.part, n = R::kPlain ? place.tile * 8 + in_tile % 8 : place.tile * 16 + in_tile;
+    }
+    const LinearPart& part = a.parts[part_index];
+    const bool valid = inside && item < share.last && n < part.weight.rows;
     float value = 0;
     if (valid) {
-      value = finish(a, part, n, total(in_tile));
-      if (a.glu) value = gated(a, value, finish(a, a.parts[1], n, total(width + in_tile)));
+      const uint32_t slot = R::kPlain || !a.glu ? at : 2 * at;
+      value = finish(a, part, n, total(slot, in_tile));
+      if (a.glu)
+        value =
+            gated(a, value, finish(a, a.parts[1], n, R::kPlain ? total(slot, 8 + in_tile) : total(slot + 1, in_tile)));
     }
     const uint32_t col = part.first_col + n;
-    if (words) {
+    if (to != nullptr) {
       const float next = __shfl_xor_sync(kAllLanes, value, 1);
-      if (valid && lane % 2 == 0)
-        put_word(a.out.data, size_t{row} * a.out.stride + col, pack_half2(value, next), launch);
+      if (valid && lane % 2 == 0) hand_over(to + size_t{row} * a.out.stride + col, pack_half2(value, next));
     } else if (valid) {
       put(a, row, col, value);
     }
@@ -396,11 +85,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     linear_chain_kernel(uint32_t rows, uint32_t first_phase, uint32_t last_phase, uint32_t x_bytes, uint32_t kept_at,
                         const __grid_constant__ ChainArgs a) {
   using R = Ring<kFirst, kSecond>;
+  // Tensor maps swizzle by the address: 1024 bytes are their period.
   unsigned char* shared = dynamic_shared();
+  shared += (1024 - reinterpret_cast<uintptr_t>(shared) % 1024) % 1024;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   unsigned char* ring = shared + warp * (R::kStages * R::kStageBytes);
-  float* partials = reinterpret_cast<float*>(shared + R::kBytes); // [2][warp][sub][row of W][row]
-  unsigned char* x = shared + R::kBytes + R::kPartialBytes;
+  auto* partial = reinterpret_cast<float*>(shared + R::kBytes); // [kSumsFloats]
+  unsigned char* x = shared + R::kBytes + kSumsFloats * 4;
   auto* sums32 = reinterpret_cast<float*>(x + x_bytes);
   float* kept = sums32 + kept_at;
 #ifdef QUIRE_CUDA_EMULATED
@@ -409,96 +100,133 @@ __global__ void __launch_bounds__(kThreads, 1)
   assert(gridDim.x <= 8);
   kept = memory[blockIdx.x];
 #endif
-  __shared__ float scratch[kWarps];
+  __shared__ float scratch[2 * kWarps];
+  __shared__ uint64_t barriers[kWarps][R::kStages];
+  uint64_t* full = barriers[warp];
 
-  Cursor<R> ahead;
-  ahead.start(a, first_phase, last_phase);
+  // Parameters are slow to come to where they are used seldom.
+  alignas(16) __shared__ unsigned char phase_bytes[sizeof a.phases];
+  static_assert(sizeof a.phases % 4 == 0);
+  for (uint32_t i = threadIdx.x; i < sizeof a.phases / 4; i += kThreads)
+    reinterpret_cast<uint32_t*>(phase_bytes)[i] = reinterpret_cast<const uint32_t*>(a.phases)[i];
+  const auto* phases = reinterpret_cast<const ChainPhase*>(phase_bytes);
+  __syncthreads();
+
+  Cursor<kFirst, kSecond> ahead;
+  ahead.start(phases, rows, first_phase, last_phase);
   const auto issue = [&](uint32_t slot) {
     if (!ahead.done()) {
-      unsigned char* to = ring + slot * R::kStageBytes;
-      if constexpr (R::kPlain)
-        ahead.plain.issue(a.phases[0].linear, ahead.unit, to, lane);
-      else if (kFirst == kSecond || ahead.planes.format == kFirst)
-        BlockStream<kFirst>::issue(ahead.planes, ahead.unit, to, lane);
-      else
-        BlockStream<kSecond>::issue(ahead.planes, ahead.unit, to, lane);
-      ahead.next(a);
+      ahead.issue(a, phases, ring + slot * R::kStageBytes, full + slot, lane);
+      ahead.next(phases, rows);
     }
+#ifndef QUIRE_CHAIN_BULK
     copy_async_commit();
+#endif
   };
+#ifdef QUIRE_CHAIN_BULK
+  if (lane == 0) {
+    for (uint32_t slot = 0; slot < R::kStages; ++slot) hopper::barrier_init(full + slot, R::kArrivals);
+    hopper::fence_async_proxy();
+  }
+  __syncwarp();
+#endif
   for (uint32_t slot = 0; slot < R::kStages; ++slot) issue(slot);
   let_next_kernel_begin();
   wait_for_previous_kernels();
-  const uint32_t launch = __ldcg(a.launches + blockIdx.x) + 1;
+  const uint32_t launch = __ldcg(a.launches + blockIdx.x), handed = launch % 2 * a.handed_bytes;
 
-  uint32_t slot = 0, buffer = 0;
+  uint32_t slot = 0, parity = 0;
   for (uint32_t p = first_phase; p < last_phase; ++p) {
-    const ChainPhase& phase = a.phases[p];
+    const ChainPhase& phase = phases[p];
     const LinearArgs& linear = phase.linear;
     const uint32_t cols = linear.parts[0].weight.cols, pitch = x_pitch(cols);
-    const Share share(linear, R::kPlain, R::kColumns);
+    const Share<R> share(linear);
     if (share.first == share.last) continue; // where a sum is kept every block has a tile, block 0 always
-    fill_x<R>(phase, p != 0, launch, rows, x, sums32, kept, scratch);
-    if (phase.copy_to.data != nullptr && blockIdx.x == 0)
-      for (uint32_t i = threadIdx.x; i < rows * phase.copy_to.dim; i += kThreads) {
-        const uint32_t dim = phase.copy_to.dim;
-        static_cast<float*>(phase.copy_to.data)[size_t{i / dim} * phase.copy_to.stride + i % dim] = kept[i];
-      }
-    for (uint32_t round = share.first; round < share.last; round += share.together) {
-      const uint32_t item = round + share.tile;
-      const uint32_t end = item < share.last ? share.end : share.begin;
-      float* mine = partials + (buffer * kWarps + warp) * (R::kSubs * 16 * R::kPitch);
-      for (uint32_t sub = 0; sub < (linear.glu ? R::kSubs : 1); ++sub) {
-        float sums[4] = {};
-        uint32_t format = 0;
-        if constexpr (kFirst != kSecond) {
-          const PartTile<16> at(linear, linear.glu || item >= share.last ? 0 : item);
-          format = linear.parts[linear.glu ? sub : at.part].weight.format;
-        }
-        for (uint32_t unit = share.begin; unit < end; ++unit) {
-          copy_async_wait<R::kStages - 1>();
-          __syncwarp();
-          const unsigned char* from = ring + slot * R::kStageBytes;
-          if constexpr (R::kPlain)
-            PlainStream::consume(from, x, pitch, rows, unit, lane, sums);
-          else if (kFirst == kSecond || format == kFirst)
-            BlockStream<kFirst>::consume(from, x, sums32, sums32 + x_sums_of_32(cols), unit, lane, sums);
-          else
-            BlockStream<kSecond>::consume(from, x, sums32, sums32 + x_sums_of_32(cols), unit, lane, sums);
-          __syncwarp(); // before the stage is written again
-          issue(slot);
-          slot = slot + 1 == R::kStages ? 0 : slot + 1;
-        }
-        float* to = mine + sub * 16 * R::kPitch;
-        const uint32_t g = lane / 4, t = lane % 4;
-        if constexpr (R::kPlain) {
+    QUIRE_TRACE(0);
+    fill_x<R>(phase, share, p != 0, handed, rows, x, sums32, kept, scratch);
+    QUIRE_TRACE(1);
+    const uint32_t subs = linear.glu ? R::kSubs : 1, per_round = tiles_of_round<R>(linear, rows);
+    const uint32_t sums = sums_pitch(rows), of_slice = 16 * sums, of_slot = share.slices * of_slice + 16;
+    for (uint32_t round = 0; round < share.tiles; round += per_round) {
+      const uint32_t count = min(per_round, share.tiles - round);
+      for (uint32_t sub = share.begin < share.end ? 0 : subs; sub < subs; ++sub)
+        for (uint32_t tile = share.group; tile < count; tile += share.groups) {
+          float c[4] = {};
+          [[maybe_unused]] uint32_t format = 0;
+          if constexpr (kFirst != kSecond) {
+            const PartTile<16> at(linear, linear.glu ? 0 : share.first + round + tile);
+            format = linear.parts[linear.glu ? sub : at.part].weight.format;
+          }
+          for (uint32_t unit = share.begin; unit < share.end; unit += R::kSpan) {
+#ifdef QUIRE_CHAIN_BULK
+            hopper::barrier_wait(full + slot, parity);
+#else
+            copy_async_wait<R::kStages - 1>();
+            __syncwarp();
+#endif
+            const unsigned char* from = ring + slot * R::kStageBytes;
+            const uint32_t units = min(share.end - unit, R::kSpan);
+            if constexpr (R::kPlain)
+              PlainStream::consume(from, x, pitch, rows, unit, units, lane, c);
+            else if (kFirst == kSecond || format == kFirst)
+              BlockStream<kFirst>::consume(from, x, sums32, sums32 + x_sums_of_32(cols), unit, units, lane, c);
+            else
+              BlockStream<kSecond>::consume(from, x, sums32, sums32 + x_sums_of_32(cols), unit, units, lane, c);
+            __syncwarp(); // before the stage is written again
+            issue(slot);
+            if (++slot == R::kStages) slot = 0, parity ^= 1;
+          }
+          float* to = partial + (tile * subs + sub) * of_slot + share.slice * of_slice;
+          const uint32_t g = lane / 4, t = lane % 4;
+          if constexpr (R::kPlain) {
 #pragma unroll
-          for (int c = 0; c < 4; ++c) to[(g + 8 * (c / 2)) * R::kPitch + 2 * t + c % 2] = sums[c];
-        } else {
+            for (uint32_t i = 0; i < 4; ++i) {
+              const uint32_t row = 2 * t + i % 2;
+              if (row < rows) to[(PlainStream::row_of(g) + 8 * (i / 2)) * sums + row] = c[i];
+            }
+          } else {
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            float sum = sums[h];
-            sum += __shfl_xor_sync(kAllLanes, sum, 1);
-            sum += __shfl_xor_sync(kAllLanes, sum, 2);
-            if (t == 0) to[g + 8 * h] = sum;
+            for (int h = 0; h < 2; ++h) {
+              float sum = c[h];
+              sum += __shfl_xor_sync(kAllLanes, sum, 1);
+              sum += __shfl_xor_sync(kAllLanes, sum, 2);
+              if (t == 0) to[g + 8 * h] = sum;
+            }
           }
         }
+      if (share.begin == share.end && share.group < share.groups) { // a slice of nothing
+        for (uint32_t tile = share.group; tile < count; tile += share.groups)
+          for (uint32_t i = lane; i < subs * of_slice; i += 32)
+            partial[(tile * subs + i / of_slice) * of_slot + share.slice * of_slice + i % of_slice] = 0;
       }
+      QUIRE_TRACE(2);
       __syncthreads();
-      finish_round<R>(linear, round, min(share.together, share.last - round), share.slices, rows, p + 1 < a.num_phases,
-                      launch, partials + buffer * (kWarps * R::kSubs * 16 * R::kPitch));
-      buffer ^= 1; // written again only after the next round's barrier
+      QUIRE_TRACE(3);
+      finish_round<R>(
+          linear, share, round, count, rows,
+          p + 1 < a.num_phases ? reinterpret_cast<__half*>(static_cast<std::byte*>(linear.out.data) + handed) : nullptr,
+          partial);
+      __syncthreads(); // before the sums' places are written again
+    }
+    QUIRE_TRACE(4);
+    if (blockIdx.x == 0) {
+      if (phase.norm.sum.data != nullptr) write_kept<R>(phase.norm.sum, share, rows, cols, kept);
+      if (phase.copy_to.data != nullptr)
+        for (uint32_t i = threadIdx.x; i < rows * phase.copy_to.dim; i += kThreads) {
+          const uint32_t dim = phase.copy_to.dim;
+          static_cast<float*>(phase.copy_to.data)[size_t{i / dim} * phase.copy_to.stride + i % dim] = kept[i];
+        }
     }
   }
+#ifndef QUIRE_CHAIN_BULK
   copy_async_wait<0>();
-  __syncthreads(); // before the count is changed that all have read
-  if (threadIdx.x == 0 && last_phase == a.num_phases) a.launches[blockIdx.x] = launch;
-#ifndef QUIRE_CUDA_EMULATED
-  const uint64_t stride = uint64_t{gridDim.x} * kThreads * 128;
-  for (const ChainArgs::Range& range : a.ahead)
-    for (uint64_t at = (uint64_t{blockIdx.x} * kThreads + threadIdx.x) * 128; at < range.bytes; at += stride)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(range.data + at));
 #endif
+  __syncthreads(); // before the count is changed that all have read
+  if (last_phase != a.num_phases) return;
+  if (threadIdx.x == 0) a.launches[blockIdx.x] = launch + 1;
+  // The set of the next launch.
+  for (uint32_t at = (blockIdx.x * kThreads + threadIdx.x) * 16; at < a.handed_bytes; at += gridDim.x * kThreads * 16)
+    *reinterpret_cast<uint4*>(a.handed + (a.handed_bytes - handed) + at) = make_uint4(kEmpty, kEmpty, kEmpty, kEmpty);
 }
 
 uint32_t most_cols(const ChainArgs& a) {
@@ -512,7 +240,8 @@ uint32_t x_bytes_of(uint32_t rows, const ChainArgs& a) { return rows * x_pitch(m
 uint32_t kept_dim(const ChainArgs& a) {
   uint32_t dim = 0;
   for (uint32_t p = 0; p < a.num_phases; ++p)
-    if (a.phases[p].keeps_sum) dim = std::max(dim, a.phases[p].linear.parts[0].weight.cols);
+    if (a.phases[p].keeps_sum || a.phases[p].norm.sum.data != nullptr)
+      dim = std::max(dim, a.phases[p].linear.parts[0].weight.cols);
   return dim;
 }
 
@@ -521,7 +250,8 @@ template <class R> uint32_t kept_at(uint32_t cols) { return R::kPlain ? 0 : x_su
 template <uint32_t kFirst, uint32_t kSecond> uint64_t shared_bytes_of(uint32_t rows, const ChainArgs& a) {
   using R = Ring<kFirst, kSecond>;
   const uint32_t cols = most_cols(a);
-  return uint64_t{R::kBytes} + R::kPartialBytes + x_bytes_of(rows, a) + 4 * kept_at<R>(cols) + 4 * rows * kept_dim(a);
+  return 1024 + uint64_t{R::kBytes} + 4 * kSumsFloats + x_bytes_of(rows, a) + 4 * kept_at<R>(cols) +
+         4 * rows * kept_dim(a);
 }
 
 template <uint32_t kFirst, uint32_t kSecond>
@@ -591,7 +321,9 @@ bool formats_of(const ChainArgs& a, uint32_t& first, uint32_t& second) {
 
 } // namespace
 
-uint32_t chain_items(const LinearArgs& a) { return tiles_of(a, a.parts[0].weight.format == QUIRE_F16); }
+uint32_t chain_items(const LinearArgs& a) {
+  return a.parts[0].weight.format == QUIRE_F16 ? items_of<true>(a) : items_of<false>(a);
+}
 
 bool chain_holds(uint32_t format, uint32_t& first, uint32_t& second) {
   uint32_t a = first, b = second;
@@ -615,6 +347,26 @@ uint32_t chain_rows(const ChainArgs& a, uint64_t shared_bytes) {
   });
   return rows;
 }
+
+#ifdef QUIRE_CUDA_EMULATED
+void map_chain(ChainArgs&) {}
+#else
+void map_chain(ChainArgs& a) {
+  for (uint32_t p = 0; p < a.num_phases; ++p)
+    for (uint32_t i = 0; i < a.phases[p].linear.num_parts; ++i) {
+      const Weight& w = a.phases[p].linear.parts[i].weight;
+      if (w.format != QUIRE_F16) continue;
+      assert(w.cols % PlainStream::kColumns == 0);
+      const cuuint64_t dims[3] = {PlainStream::kColumns, w.rows, w.cols / PlainStream::kColumns};
+      const cuuint64_t strides[2] = {uint64_t{w.stride} * 2, PlainStream::kColumns * 2};
+      const cuuint32_t box[3] = {PlainStream::kColumns, 8, 2};
+      const CUtensorMap map =
+          tensor_map<3>(CU_TENSOR_MAP_DATA_TYPE_FLOAT16, const_cast<std::byte*>(w.data), dims, strides, box);
+      static_assert(sizeof map == sizeof a.maps[p][i]);
+      std::memcpy(a.maps[p][i].words, &map, sizeof map);
+    }
+}
+#endif
 
 void linear_chain(const Queue& queue, uint32_t blocks, uint32_t rows, const ChainArgs& a) {
   uint32_t first = 0, second = 0;

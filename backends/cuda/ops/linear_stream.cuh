@@ -1,60 +1,101 @@
 // How linear_chain's warps bring weights through shared memory and multiply them: one Stream a kind of layout.
 //
-// A stage is 16 rows of W by kColumns, copied by one warp for itself; stages lie in a ring of the warp. x is the rows
-// of activations as fp16 in shared memory: a block of 32 columns is 64 bytes, of which lane 4 g + t reads piece t of 16
-// bytes, the elements that belong to its fragments.
+// A stage is 16 rows of W by 64 columns (fp16) or up to 256 (block formats), copied by one warp for itself; stages lie
+// in a ring of the warp. From compute capability 9.0 on one lane asks for the bulk of a stage by few large copies,
+// which a barrier of the stage counts (each costs some 50 cycles, however small); the rest comes by cp.async. x is the
+// rows of activations as fp16 in shared memory: a block of 32 columns is 64 bytes, of which lane 4 g + t reads piece t
+// of 16 bytes, the elements that belong to its fragments.
 #pragma once
 
 #include "linear.cuh"
+#include "linear_chain.hpp"
+
+#if QUIRE_SM >= 900 && !defined(QUIRE_CUDA_EMULATED)
+#define QUIRE_CHAIN_BULK
+#endif
+#ifndef QUIRE_CUDA_EMULATED
+#include "hopper.cuh"
+#endif
 
 namespace quire::cuda {
 
 __device__ __forceinline__ uint4 read16(const unsigned char* p) { return *reinterpret_cast<const uint4*>(p); }
 
-// fp16 rows. Up to 8 rows of activations: the columns of the B operand. Tile: 16 rows of a part, or with glu 8 of gate
-// above 8 of up.
+// fp16 rows. Up to 8 rows of activations: the columns of the B operand. A tile is two halves of 8 rows of W; a stage
+// has one or two units of 64 columns of it, each half and unit as a tensor map with 128-byte swizzle brings it: 16-byte
+// piece c of row r at c ^ r. Row g of the fragments is row row_of(g) of a half, so that eight lanes that read at once
+// meet different banks.
 struct PlainStream {
-  static constexpr uint32_t kColumns = 64, kStageBytes = 16 * 128;
-  const __half* half[2] = {}; // row lane / 8 of each half of the tile, at the lane's columns
-  uint32_t stride4 = 0, cols = 0;
-  bool valid[2][2] = {};
+  static constexpr uint32_t kColumns = 64, kUnitBytes = 8 * 128, kHalfBytes = 2 * kUnitBytes;
+  static constexpr uint32_t kStageBytes = 2 * kHalfBytes, kArrivals = 1;
 
-  __device__ __forceinline__ void place(const LinearArgs& a, uint32_t item, uint32_t lane) {
-    const PartTile<16> place(a, a.glu ? 0 : item);
-    const uint32_t first = a.glu ? item * 8 : place.tile * 16;
-    cols = a.parts[0].weight.cols;
-#pragma unroll
-    for (uint32_t h = 0; h < 2; ++h) {
-      const Weight& w = a.parts[a.glu ? h : place.part].weight;
-      const uint32_t row = first + lane / 8 + (a.glu ? 0 : 8 * h);
-      half[h] = reinterpret_cast<const __half*>(w.data) + size_t{row} * w.stride + lane % 8 * 8;
-      stride4 = 4 * w.stride;
-      valid[h][0] = row < w.rows, valid[h][1] = row + 4 < w.rows;
-    }
-  }
-  __device__ __forceinline__ void issue(const LinearArgs&, uint32_t unit, unsigned char* to, uint32_t lane) const {
-    const uint32_t col = unit * kColumns;
-    const bool inside = col + lane % 8 * 8 < cols;
-#pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) {
-      const uint32_t row = lane / 8 + 4 * i; // of the tile
-      const bool copies = inside && valid[i / 2][i % 2];
-      copy_async16(to + row * 128 + (lane % 8 ^ row % 2 * 4) * 16,
-                   copies ? half[i / 2] + (i % 2 != 0 ? stride4 : 0) + col : half[0], copies);
-    }
-  }
-  // sums: rows of W g, g + 8 by rows of activations 2t, 2t + 1.
+  static __device__ __forceinline__ uint32_t row_of(uint32_t g) { return g / 2 + g % 2 * 4; }
+
+  // sums: rows of W row_of(g) of both halves by rows of activations 2t, 2t + 1.
   static __device__ __forceinline__ void consume(const unsigned char* from, const unsigned char* x, uint32_t pitch,
-                                                 uint32_t rows, uint32_t unit, uint32_t lane, float (&sums)[4]) {
-    const uint32_t g = lane / 4, t = lane % 4;
+                                                 uint32_t rows, uint32_t unit, uint32_t count, uint32_t lane,
+                                                 float (&sums)[4]) {
+    const uint32_t g = lane / 4, t = lane % 4, r = row_of(g);
 #pragma unroll
-    for (uint32_t c = 0; c < 2; ++c) {
-      const unsigned char* piece = from + g * 128 + ((4 * c + t) ^ g % 2 * 4) * 16;
-      const uint4 top = read16(piece), bottom = read16(piece + 8 * 128);
+    for (uint32_t c = 0; c < 4; ++c) {
+      if (c == 2 && count == 1) break;
+      const unsigned char* piece = from + c / 2 * kUnitBytes + r * 128 + ((4 * (c % 2) + t) ^ r) * 16;
+      const uint4 top = read16(piece), bottom = read16(piece + kHalfBytes);
       const uint4 b = g < rows ? read16(x + g * pitch + (2 * unit + c) * 64 + t * 16) : make_uint4(0, 0, 0, 0);
       matrix_multiply<__half>(sums, {top.x, bottom.x, top.y, bottom.y}, {b.x, b.y});
       matrix_multiply<__half>(sums, {top.z, bottom.z, top.w, bottom.w}, {b.z, b.w});
     }
+  }
+};
+
+// What a warp copies of fp16 rows.
+struct PlainPlace {
+  uint32_t halves = 0, left = 0;      // how many tiles behind this one lie in the same part
+  uint32_t part[2] = {}, row[2] = {}; // of each half
+
+  // The halves from `item` on: one of gate above one of up, or two that follow one another, if there is another.
+  __device__ __forceinline__ void place(const LinearArgs& a, uint32_t item, uint32_t last) {
+    if (a.glu) {
+      halves = 2, part[0] = 0, part[1] = 1, row[0] = row[1] = item * 8;
+      left = last - item - 1;
+      return;
+    }
+    halves = min(last - item, 2u);
+#pragma unroll
+    for (uint32_t h = 0; h < 2; ++h) {
+      const PartTile<8> at(a, h < halves ? item + h : item);
+      part[h] = at.part, row[h] = at.tile * 8;
+    }
+    left = 0;
+    if (halves == 2 && part[0] == part[1]) left = min((last - item) / 2, (a.parts[part[0]].weight.rows - row[0]) / 16);
+    left -= left != 0;
+  }
+  __device__ __forceinline__ void advance(bool glu) {
+    const uint32_t by = glu ? 8 : 16;
+    row[0] += by, row[1] += by, --left;
+  }
+  __device__ __forceinline__ void issue(const ChainArgs::Map* maps, const LinearArgs& a, uint32_t unit,
+                                        unsigned char* to, [[maybe_unused]] uint64_t* full, uint32_t lane) const {
+#ifdef QUIRE_CHAIN_BULK
+    if (lane != 0) return;
+    hopper::barrier_expect(full, halves * PlainStream::kHalfBytes);
+#pragma unroll
+    for (uint32_t h = 0; h < 2; ++h)
+      if (h < halves)
+        hopper::copy_3d(to + h * PlainStream::kHalfBytes, reinterpret_cast<const CUtensorMap*>(&maps[part[h]]), full, 0,
+                        static_cast<int>(row[h]), static_cast<int>(unit));
+#else
+#pragma unroll
+    for (uint32_t i = 0; i < 8; ++i) {
+      const uint32_t h = i / 4, r = lane / 8 + i % 2 * 4, piece = lane % 8, next = i / 2 % 2;
+      const uint32_t col = (unit + next) * PlainStream::kColumns;
+      const Weight& w = a.parts[part[h]].weight;
+      const bool copies = h < halves && col + piece * 8 < w.cols && row[h] + r < w.rows;
+      const __half* from = reinterpret_cast<const __half*>(w.data);
+      copy_async16(to + h * PlainStream::kHalfBytes + next * PlainStream::kUnitBytes + r * 128 + (piece ^ r) * 16,
+                   copies ? from + size_t{row[h] + r} * w.stride + col + piece * 8 : from, copies);
+    }
+#endif
   }
 };
 
@@ -76,6 +117,19 @@ struct TilePlanes {
     super = w.super + (w.super != nullptr ? size_t{tile} * (w.units / 2) * planes.super_bytes : 0);
     units = w.units, format = w.format;
   }
+  // So many tiles further within the same weight.
+  template <uint32_t kFormat> __device__ __forceinline__ void advance(uint32_t tiles) {
+    constexpr BlockFormat kPlanes = block_format(kFormat);
+    constexpr uint32_t kFirst = kPlanes.q4_bytes != 0   ? kPlanes.q4_bytes
+                                : kPlanes.q8_bytes != 0 ? kPlanes.q8_bytes
+                                                        : kPlanes.q2_bytes;
+    constexpr uint32_t kSecond = kPlanes.q4_bytes != 0 && kPlanes.q2_bytes != 0 ? kPlanes.q2_bytes : kPlanes.q1_bytes;
+    const uint32_t further = tiles * units;
+    first += size_t{further} * kFirst;
+    if constexpr (kSecond != 0) second += size_t{further} * kSecond;
+    scales += size_t{further} * kPlanes.scale_bytes;
+    if constexpr (kPlanes.super_bytes != 0) super += size_t{further / 2} * kPlanes.super_bytes;
+  }
 };
 
 // Block formats, one row of activations. The eight columns of the B operand are eight groups of columns that share a
@@ -85,7 +139,10 @@ struct TilePlanes {
 // minimums.
 template <uint32_t kFormat> struct BlockStream {
   static constexpr BlockFormat kPlanes = block_format(kFormat);
-  static constexpr uint32_t kColumns = 256, kStageBytes = 2 * kPlanes.unit_bytes();
+  static constexpr uint32_t kColumns = 128; // of a unit; a stage has one or two
+  static constexpr uint32_t kUnitBytes =
+      kPlanes.q4_bytes + kPlanes.q8_bytes + kPlanes.q2_bytes + kPlanes.q1_bytes + kPlanes.scale_bytes;
+  static constexpr uint32_t kStageBytes = 2 * (kUnitBytes + kPlanes.super_bytes), kArrivals = 33;
   static constexpr bool kSixteen = kFormat == QUIRE_Q2_K || kFormat == QUIRE_Q3_K || kFormat == QUIRE_Q6_K;
   static constexpr bool kQ4 = kPlanes.q4_bytes != 0, kQ8 = kPlanes.q8_bytes != 0, kQ2 = kPlanes.q2_bytes != 0,
                         kQ1 = kPlanes.q1_bytes != 0;
@@ -94,31 +151,34 @@ template <uint32_t kFormat> struct BlockStream {
                             kAt1 = kAt2 + 2 * kPlanes.q2_bytes, kAtScales = kAt1 + 2 * kPlanes.q1_bytes,
                             kAtSuper = kAtScales + 2 * kPlanes.scale_bytes;
 
-  template <uint32_t kBytes>
-  static __device__ __forceinline__ void copy(unsigned char* to, const std::byte* from, uint32_t valid_bytes,
-                                              uint32_t lane) {
-#pragma unroll
-    for (uint32_t i = 0; i < (kBytes / 16 + 31) / 32; ++i) {
-      const uint32_t at = (i * 32 + lane) * 16;
-      if (kBytes / 16 % 32 == 0 || at < kBytes) copy_async16(to + at, from + at, at < valid_bytes);
-    }
-  }
-  // Units 2 pair and 2 pair + 1 of a tile.
-  static __device__ __forceinline__ void issue(const TilePlanes& p, uint32_t pair, unsigned char* to, uint32_t lane) {
-    const uint32_t units = 2 * pair + 1 < p.units ? 2 : 1;
-    if constexpr (kQ4)
-      copy<2 * kPlanes.q4_bytes>(to, p.first + pair * (2 * kPlanes.q4_bytes), units * kPlanes.q4_bytes, lane);
-    if constexpr (kQ8)
-      copy<2 * kPlanes.q8_bytes>(to + kAt8, p.first + pair * (2 * kPlanes.q8_bytes), units * kPlanes.q8_bytes, lane);
-    if constexpr (kQ2)
-      copy<2 * kPlanes.q2_bytes>(to + kAt2, (kQ4 ? p.second : p.first) + pair * (2 * kPlanes.q2_bytes),
-                                 units * kPlanes.q2_bytes, lane);
-    if constexpr (kQ1)
-      copy<2 * kPlanes.q1_bytes>(to + kAt1, p.second + pair * (2 * kPlanes.q1_bytes), units * kPlanes.q1_bytes, lane);
-    copy<2 * kPlanes.scale_bytes>(to + kAtScales, p.scales + pair * (2 * kPlanes.scale_bytes),
-                                  units * kPlanes.scale_bytes, lane);
+  // Units `unit` to unit + count - 1 of a tile, count 1 or 2.
+  static __device__ __forceinline__ void issue(const TilePlanes& p, uint32_t unit, uint32_t count, unsigned char* to,
+                                               [[maybe_unused]] uint64_t* full, uint32_t lane) {
+    const uint32_t supers = (unit % 2 + count + 1) / 2;
+    const auto large = [&](const auto& copy) {
+      if constexpr (kQ4) copy(to, p.first + unit * kPlanes.q4_bytes, count * kPlanes.q4_bytes);
+      if constexpr (kQ8) copy(to + kAt8, p.first + unit * kPlanes.q8_bytes, count * kPlanes.q8_bytes);
+      if constexpr (kQ2)
+        copy(to + kAt2, (kQ4 ? p.second : p.first) + unit * kPlanes.q2_bytes, count * kPlanes.q2_bytes);
+    };
+    const auto copy_small = [&](unsigned char* at, const std::byte* from, uint32_t bytes) { // 512 bytes at most
+      if (lane * 16 < bytes) copy_async16(at + lane * 16, from + lane * 16, true);
+    };
+    if constexpr (kQ1) copy_small(to + kAt1, p.second + unit * kPlanes.q1_bytes, count * kPlanes.q1_bytes);
+    copy_small(to + kAtScales, p.scales + unit * kPlanes.scale_bytes, count * kPlanes.scale_bytes);
     if constexpr (kPlanes.super_bytes != 0)
-      copy<kPlanes.super_bytes>(to + kAtSuper, p.super + pair * kPlanes.super_bytes, kPlanes.super_bytes, lane);
+      copy_small(to + kAtSuper, p.super + unit / 2 * kPlanes.super_bytes, supers * kPlanes.super_bytes);
+#ifdef QUIRE_CHAIN_BULK
+    hopper::barrier_arrive_copied(full);
+    if (lane != 0) return;
+    constexpr uint32_t kLargeBytes = kPlanes.q4_bytes + kPlanes.q8_bytes + kPlanes.q2_bytes; // of a unit
+    hopper::barrier_expect(full, count * kLargeBytes);
+    large([&](unsigned char* at, const std::byte* from, uint32_t bytes) { hopper::copy_bulk(at, from, bytes, full); });
+#else
+    large([&](unsigned char* at, const std::byte* from, uint32_t bytes) {
+      for (uint32_t i = lane * 16; i < bytes; i += 32 * 16) copy_async16(at + i, from + i, true);
+    });
+#endif
   }
 
   // What a lane holds of the quants of a unit and half.
@@ -174,16 +234,19 @@ template <uint32_t kFormat> struct BlockStream {
 
   // Adds to sums[0], [1] (rows g and g + 8) the lane's share: groups 2t and 2t + 1 of each eight.
   static __device__ __forceinline__ void consume(const unsigned char* from, const unsigned char* x, const float* sums32,
-                                                 const float* sums16, uint32_t pair, uint32_t lane, float (&sums)[4]) {
+                                                 const float* sums16, uint32_t unit, uint32_t count, uint32_t lane,
+                                                 float (&sums)[4]) {
     const uint32_t g = lane / 4, t = lane % 4;
-    float lo[2][4] = {}; // [unit where groups are 16 columns, else 0 and 1: q and 16 q]
-    uint4 mine;          // of the lane's group: 32 columns
-    if constexpr (!kSixteen) mine = read16(x + (8 * pair + g) * 64 + t * 16);
+    float lo[2][4] = {};                 // [unit where groups are 16 columns, else 0 and 1: q and 16 q]
+    uint4 mine = make_uint4(0, 0, 0, 0); // of the lane's group: 32 columns
+    if constexpr (!kSixteen)
+      if (g < 4 * count) mine = read16(x + (4 * unit + g) * 64 + t * 16);
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
+      if (u == 1 && count == 1) break;
       const Quants top = quants(from, u, 0, lane), bottom = quants(from, u, 1, lane);
       if constexpr (kSixteen) {
-        const uint2 half = *reinterpret_cast<const uint2*>(x + (8 * pair + 4 * u + g / 2) * 64 + t * 16 + g % 2 * 8);
+        const uint2 half = *reinterpret_cast<const uint2*>(x + (4 * (unit + u) + g / 2) * 64 + t * 16 + g % 2 * 8);
         mine = make_uint4(half.x, half.y, half.x, half.y);
       }
 #pragma unroll
@@ -210,30 +273,35 @@ template <uint32_t kFormat> struct BlockStream {
     constexpr float kUp = 16777216.f; // 2^24
     if constexpr (kSixteen) {
 #pragma unroll
-      for (uint32_t u = 0; u < 2; ++u)
+      for (uint32_t u = 0; u < 2; ++u) {
+        if (u == 1 && count == 1) break;
+        const unsigned char* super = from + kAtSuper + (unit % 2 + u) / 2 * kPlanes.super_bytes;
 #pragma unroll
         for (uint32_t h = 0; h < 2; ++h)
-          scale16(from, sums16 + 16 * pair + 8 * u + 2 * t, u, 8 * h + g, t, lo[u][2 * h] * kUp, lo[u][2 * h + 1] * kUp,
-                  sums[h]);
-    } else {
+          scale16(from + u * kPlanes.scale_bytes, super, sums16 + 8 * (unit + u) + 2 * t, 8 * h + g, t,
+                  lo[u][2 * h] * kUp, lo[u][2 * h + 1] * kUp, sums[h]);
+      }
+    } else if (t / 2 < count) {
       constexpr float kUpHigh = kUp / (sixteenfold(1) ? 16.f : 1.f);
+      const unsigned char* super = from + kAtSuper + (unit % 2 + t / 2) / 2 * kPlanes.super_bytes;
 #pragma unroll
       for (uint32_t h = 0; h < 2; ++h)
-        scale32(from, sums32 + 8 * pair + 2 * t, 8 * h + g, t, fmaf(lo[1][2 * h], kUpHigh, lo[0][2 * h] * kUp),
+        scale32(from, super, sums32 + 4 * unit + 2 * t, 8 * h + g, t, fmaf(lo[1][2 * h], kUpHigh, lo[0][2 * h] * kUp),
                 fmaf(lo[1][2 * h + 1], kUpHigh, lo[0][2 * h + 1] * kUp), sums[h]);
     }
   }
 
  private:
   // sum += w x over the blocks of 32 columns 2t and 2t + 1, given the sums of q x of both.
-  static __device__ __forceinline__ void scale32(const unsigned char* from, const float* x_sums, uint32_t row,
-                                                 uint32_t t, float first, float second, float& sum) {
+  static __device__ __forceinline__ void scale32(const unsigned char* from, [[maybe_unused]] const unsigned char* super,
+                                                 const float* x_sums, uint32_t row, uint32_t t, float first,
+                                                 float second, float& sum) {
     const float2 xs = *reinterpret_cast<const float2*>(x_sums);
     const unsigned char* scales = from + kAtScales + t / 2 * kPlanes.scale_bytes + row * (kPlanes.scale_bytes / 16);
     if constexpr (kPlanes.super_bytes != 0) { // Q4_K, Q5_K
       const uint2 bytes = *reinterpret_cast<const uint2*>(scales);
       const uint32_t at = t % 2 * 2;
-      const float2 d = __half22float2(half2_of(*reinterpret_cast<const uint32_t*>(from + kAtSuper + row * 4)));
+      const float2 d = __half22float2(half2_of(*reinterpret_cast<const uint32_t*>(super + row * 4)));
       const float q = fmaf(byte_of(bytes.x, at), first, byte_of(bytes.x, at + 1) * second);
       const float m = fmaf(byte_of(bytes.y, at), xs.x, byte_of(bytes.y, at + 1) * xs.y);
       sum = fmaf(d.x, q, sum);
@@ -249,13 +317,13 @@ template <uint32_t kFormat> struct BlockStream {
       sum = fmaf(d.x, fmaf(-kOffset, xs.x, first), fmaf(d.y, fmaf(-kOffset, xs.y, second), sum));
     }
   }
-  // The same of the groups of 16 columns 2t and 2t + 1 of unit u.
-  static __device__ __forceinline__ void scale16(const unsigned char* from, const float* x_sums, uint32_t u,
-                                                 uint32_t row, uint32_t t, float first, float second, float& sum) {
+  // The same of the groups of 16 columns 2t and 2t + 1 of the unit whose scales lie at from.
+  static __device__ __forceinline__ void scale16(const unsigned char* from, const unsigned char* super,
+                                                 const float* x_sums, uint32_t row, uint32_t t, float first,
+                                                 float second, float& sum) {
     const float2 xs = *reinterpret_cast<const float2*>(x_sums);
-    const uint32_t bytes =
-        *reinterpret_cast<const uint16_t*>(from + kAtScales + u * kPlanes.scale_bytes + row * 8 + 2 * t);
-    const float2 d = __half22float2(half2_of(*reinterpret_cast<const uint32_t*>(from + kAtSuper + row * 4)));
+    const uint32_t bytes = *reinterpret_cast<const uint16_t*>(from + kAtScales + row * 8 + 2 * t);
+    const float2 d = __half22float2(half2_of(*reinterpret_cast<const uint32_t*>(super + row * 4)));
     if constexpr (kFormat == QUIRE_Q2_K) {
       const float q = fmaf(byte_of(bytes & 0x0f0fu, 0), first, byte_of(bytes & 0x0f0fu, 1) * second);
       const float m = fmaf(byte_of(bytes >> 4 & 0x0f0fu, 0), xs.x, byte_of(bytes >> 4 & 0x0f0fu, 1) * xs.y);
