@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Registers, shared memory and spills of every CUDA kernel, as ptxas reports them, into docs/cuda-resources.md.
-# Usage: tools/cuda-resources.sh [TARGET...]   (default: 80 90a). Needs nvcc. Exits 1 if an attention or matrix kernel spills.
+# Usage: tools/cuda-resources.sh [TARGET...]   (default: 80 90a). Needs nvcc. Warnings are errors. Exits 1 if an attention or matrix kernel spills.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 targets=("$@")
@@ -9,7 +9,8 @@ nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 compile() { # nvcc, folder, target, source
-  "$1" -std=c++20 -O3 --expt-relaxed-constexpr -Ibackends/cuda/ops -Iengine/include -Xptxas -v "-gencode=arch=compute_$3,code=sm_$3" \
+  "$1" -std=c++20 -O3 --expt-relaxed-constexpr -Ibackends/cuda/ops -Iengine/include -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wno-missing-field-initializers -Xptxas -v \
+    "-gencode=arch=compute_$3,code=sm_$3" \
     -c "$4" -o "$2/$3-$(basename "$4" .cu).o" 2> "$2/$3-$(basename "$4" .cu)" || { cat "$2/$3-$(basename "$4" .cu)" >&2; exit 1; }
 }
 export -f compile

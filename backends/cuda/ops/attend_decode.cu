@@ -71,6 +71,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
   auto& shared = *reinterpret_cast<Shared<Element, kHead>*>(dynamic_shared());
   constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kRowBytes<Element, kHead> / 16;
   constexpr uint32_t kCopies = (kTile * kPieces + 31) / 32;
+  [[maybe_unused]] constexpr uint32_t kCopiesAtOnce = kHead > 128 ? 4 : kCopies; // all addresses at once would spill
   constexpr int kHalves = kRows / 8, kNumStages = kStages<Element, kHead>;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads, block_size = a.kv.block_size;
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
         const uint32_t halves[2] = {__shfl_sync(kAllLanes, blocks, own % 16),
                                     __shfl_sync(kAllLanes, blocks, own % 16 + 16)};
         auto& ring = shared.ring[warp][own % kNumStages];
-#pragma unroll
+#pragma unroll kCopiesAtOnce
         for (uint32_t i = 0; i < kCopies; ++i) {
           const uint32_t index = i * 32 + lane, row = index / kPieces, piece = index % kPieces;
           if (kTile * kPieces % 32 != 0 && row >= kTile) break;

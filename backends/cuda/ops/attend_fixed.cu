@@ -52,12 +52,14 @@ __device__ __forceinline__ void attend_item(const PrefillItem& item, uint32_t kv
   });
 
   constexpr uint32_t kPieces = kRowBytes<Element, kHead> / 16, kCopies = (kTile * kPieces + kThreads - 1) / kThreads;
+  // Addresses side by side: of a warp alone, all of them would spill there.
+  [[maybe_unused]] constexpr uint32_t kCopiesAtOnce = QUIRE_SM >= 1000 && kParts ? 4 : kCopies;
   const uint32_t shift = static_cast<uint32_t>(__ffs(static_cast<int>(a.kv.block_size)) - 1);
   const uint32_t head_bytes = kv_head * a.kv.block_size * kRowBytes<Element, kHead>;
   const auto stage = [&](uint32_t tile, uint32_t into) {
     unsigned char* keys = shared + into * kStageBytes<Element, kHead>;
     unsigned char* values = keys + kTile * kKvPitch<Element, kHead>;
-#pragma unroll
+#pragma unroll kCopiesAtOnce
     for (uint32_t i = 0; i < kCopies; ++i) {
       const uint32_t index = i * kThreads + threadIdx.x, row = index / kPieces, piece = index % kPieces,
                      position = tile + row;
