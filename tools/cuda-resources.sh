@@ -10,8 +10,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 compile() { # nvcc, folder, target, source
   "$1" -std=c++20 -O3 --expt-relaxed-constexpr -Ibackends/cuda/ops -Iengine/include -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wno-missing-field-initializers -Xptxas -v \
-    "-gencode=arch=compute_$3,code=sm_$3" \
-    -c "$4" -o "$2/$3-$(basename "$4" .cu).o" 2> "$2/$3-$(basename "$4" .cu)" || { cat "$2/$3-$(basename "$4" .cu)" >&2; exit 1; }
+    "-gencode=arch=compute_$3,code=sm_$3" $([ "$3" = 90a ] && echo -DQUIRE_CUDA_90A) -c "$4" -o "$2/$3-$(basename "$4" .cu).o" 2> "$2/$3-$(basename "$4" .cu)" || { cat "$2/$3-$(basename "$4" .cu)" >&2; exit 1; }
 }
 export -f compile
 for target in "${targets[@]}"; do
