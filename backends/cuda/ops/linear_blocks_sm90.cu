@@ -31,13 +31,13 @@ void linear_blocks_sm90(const Queue&, uint32_t, const LinearArgs&) { assert(fals
 
 namespace {
 
-constexpr uint32_t kBoxColumns = 64;   // of in, a stage
-constexpr uint32_t kTokenTiles = 8;    // that pass over the same rows of W before the next ones do
-constexpr uint32_t kStagingPitch = 68; // floats
+constexpr uint32_t kBoxColumns = 64;                 // of in, a stage
+[[maybe_unused]] constexpr uint32_t kTokenTiles = 8; // that pass over the same rows of W before the next ones do
+constexpr uint32_t kStagingPitch = 68;               // floats
 
 constexpr uint32_t kWarpgroups = 2; // that multiply
 constexpr uint32_t kThreads = 128 * (kWarpgroups + 1);
-constexpr int kRegisters = 240; // a thread of theirs
+[[maybe_unused]] constexpr int kRegisters = 240; // a thread of theirs
 
 template <uint32_t kTokens> struct Shared {
   static constexpr uint32_t kStages = kTokens == 256 ? 6 : kTokens == 128 ? 10 : 16;
@@ -306,7 +306,7 @@ template <uint32_t kFormat> void run(const Queue& queue, uint32_t rows, const Li
 
 } // namespace
 
-bool linear_blocks_wide(int compute_capability) {
+bool linear_blocks_wide([[maybe_unused]] int compute_capability) {
 #ifdef QUIRE_CUDA_90A
   return compute_capability == 90;
 #else
