@@ -128,7 +128,7 @@ TEST(Builder, RefusesAnOpFromTheFuture) {
     recorder.table().op(recorder.table().self, &future.op, sizeof(future), status);
     EXPECT_EQ(status.ok(), more == 0) << status.message();
     if (more != 0) {
-      EXPECT_STREQ(status.message(), "op 0 uses a field that plugin ABI 1.0 does not have: update what reads it");
+      EXPECT_STREQ(status.message(), "op 0 uses a field that plugin ABI 1.1 does not have: update what reads it");
     }
   }
 }

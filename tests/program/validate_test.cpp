@@ -54,11 +54,11 @@ uint32_t unwritten_copy(Program& p, uint32_t id) {
 
 const WrongProgram wrong_programs[] = {
     {"UnknownKind", [](Program& p) { p.ops[3].kind = 77; },
-     "op 3 (unknown, layer 0) has kind 77, which plugin ABI 1.0 does not have"},
+     "op 3 (unknown, layer 0) has kind 77, which plugin ABI 1.1 does not have"},
     {"NoKind", [](Program& p) { p.ops[3].kind = 0; },
-     "op 3 (none, layer 0) has kind 0, which plugin ABI 1.0 does not have"},
+     "op 3 (none, layer 0) has kind 0, which plugin ABI 1.1 does not have"},
     {"UnknownParameter", [](Program& p) { reinterpret_cast<unsigned char*>(&p.ops[10].u)[sizeof(quire_glu)] = 1; },
-     "op 10 (glu, layer 0) uses a parameter that plugin ABI 1.0 does not have"},
+     "op 10 (glu, layer 0) uses a parameter that plugin ABI 1.1 does not have"},
     {"InputOutOfRange", [](Program& p) { p.ops[1].in[0] = 99; },
      "op 1 (norm, layer 0): input 0 is value 99, of which there are 21"},
     {"InputMissing", [](Program& p) { p.ops[1].in[0] = 0; }, "op 1 (norm, layer 0): input 0 is missing"},

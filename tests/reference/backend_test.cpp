@@ -147,6 +147,17 @@ TEST(ReferenceBackend, EveryOpIsTimed) {
   EXPECT_THROW(f.session.read_output(f.id, 0, nullptr, 0), BackendError) << "the buffers hold no ticket's outputs now";
 }
 
+TEST(ReferenceBackend,
+     CeilingsAreMeasuredWithinTheirBuffers) { // what lies behind them: the heap, checked when it is freed
+  Fixture f;
+  double bytes = 0, flops = 0;
+  quire_status status{};
+  f.session.table().ceilings(f.session.instance(), &bytes, &flops, &status);
+  ASSERT_EQ(status.code, QUIRE_OK) << status.message;
+  EXPECT_GT(bytes, 1e8);
+  EXPECT_GT(flops, 1e8);
+}
+
 TEST(ReferenceBackend, ThereIsOneDevice) {
   const auto& table = *static_cast<const quire_backend*>(reference_plugin().table);
   quire_status status{};

@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 #define QUIRE_ABI_MAJOR 1
-#define QUIRE_ABI_MINOR 1 /* 1: quire_backend has counters */
+#define QUIRE_ABI_MINOR 1 /* 1: quire_backend has idle and counters */
 
 /* ---- Status -------------------------------------------------------------------------------------------------------- */
 
