@@ -272,7 +272,9 @@ class ChainMaker {
 
 void make_chains(const quire_program& program, const FusionPlan& fusion, const CompileContext& context,
                  CompiledProgram& c) {
-  if (context.fixed_order || context.device.compute_capability < kLeastCapability) return;
+  const DeviceTraits& device = context.device;
+  if (context.fixed_order || device.compute_capability < kLeastCapability || device.shared_bytes < kLeastChainShared)
+    return;
   ChainMaker(program, fusion, context, c).run();
   check(cudaMemsetAsync(c.chain_counters.data(), 0, c.chain_counters.bytes(), context.stream), "clearing counters");
   check(cudaMemsetAsync(c.chain_values.data(), 0xff, c.chain_values.bytes(), context.stream), "emptying values");

@@ -23,7 +23,7 @@
 namespace quire::cuda {
 namespace {
 
-constexpr uint32_t kWarps = kChainWarps, kThreads = kChainThreads;
+[[maybe_unused]] constexpr uint32_t kWarps = kChainWarps, kThreads = kChainThreads;
 
 #ifdef QUIRE_CHAIN_TRACE
 __device__ long long* chain_trace; // [block][phase][warp][8]
@@ -84,6 +84,8 @@ template <uint32_t kFirst, uint32_t kSecond>
 __global__ void __launch_bounds__(kThreads, 1)
     linear_chain_kernel(uint32_t rows, uint32_t first_phase, uint32_t last_phase, uint32_t x_bytes, uint32_t kept_at,
                         const __grid_constant__ ChainArgs a) {
+#if QUIRE_SM == 0 || QUIRE_SM == 800 || QUIRE_SM == 870 ||                                                             \
+    (QUIRE_SM >= 900 && QUIRE_SM < 1200) // elsewhere kLeastChainShared is not there
   using R = Ring<kFirst, kSecond>;
   // Tensor maps swizzle by the address: 1024 bytes are their period.
   unsigned char* shared = dynamic_shared();
@@ -227,6 +229,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // The set of the next launch.
   for (uint32_t at = (blockIdx.x * kThreads + threadIdx.x) * 16; at < a.handed_bytes; at += gridDim.x * kThreads * 16)
     *reinterpret_cast<uint4*>(a.handed + (a.handed_bytes - handed) + at) = make_uint4(kEmpty, kEmpty, kEmpty, kEmpty);
+#endif
 }
 
 uint32_t most_cols(const ChainArgs& a) {

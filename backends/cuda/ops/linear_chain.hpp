@@ -12,6 +12,7 @@
 namespace quire::cuda {
 
 inline constexpr uint32_t kMaxPhases = 4;
+inline constexpr uint64_t kLeastChainShared = 160 << 10; // bytes of shared memory a block, for the warps' rings
 inline constexpr uint32_t kChainRows = 8;
 inline constexpr uint32_t kChainNormDim = 4096;
 
