@@ -38,9 +38,10 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
   constexpr uint32_t kTile = kKeys<kHead, kSoftcap>, kPieces = kHead / 8; // kPieces: of q
   constexpr uint32_t kKvPieces = kRowBytes<Element, kHead> / 16,
                      kCopies = (kTile * kKvPieces + kThreads - 1) / kThreads;
-  // Of the steps of q k, side by side: all of them would spill.
+  // Of the steps of q k and of the copies, side by side: all of them would spill.
   [[maybe_unused]] constexpr bool kIsNarrow = std::is_same_v<Element, E4m3>;
-  [[maybe_unused]] constexpr int kUnrolled = kIsNarrow && QUIRE_SM < 890                    ? 1
+  [[maybe_unused]] constexpr uint32_t kCopiesAtOnce = kIsNarrow && QUIRE_SM == 890 ? 1 : kCopies;
+  [[maybe_unused]] constexpr int kUnrolled = kIsNarrow && QUIRE_SM < 900                    ? 1
                                              : kHead == 128 && QUIRE_SM >= 1000 && kSoftcap ? 2
                                              : kHead == 128 && kIsNarrow                    ? 4
                                                                                             : kHead / 16;
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_prefill_kernel(const Prefi
   const auto fetch = [&](uint32_t tile) {
     const uint32_t first = begin + tile * kTile, stage = tile % 2;
     const uint32_t first_block = first >> shift;
-#pragma unroll
+#pragma unroll kCopiesAtOnce
     for (uint32_t i = 0; i < kCopies; ++i) {
       const uint32_t index = i * kThreads + threadIdx.x, row = index / kKvPieces, piece = index % kKvPieces;
       if (kTile * kKvPieces % kThreads != 0 && row >= kTile) break;
