@@ -2,6 +2,8 @@
 #include "linear_choice.hpp"
 #include "tuner.hpp"
 
+#include "support/temp_folder.hpp"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,8 +14,6 @@
 #include <iterator>
 #include <map>
 #include <string>
-
-#include <unistd.h>
 
 namespace quire::cuda {
 namespace {
@@ -214,18 +214,16 @@ TEST(CudaTuner, AllShapesOfACountComeTogetherRoundCountsFirstAndKnownOnesNotAtAl
 class CudaChoiceFile : public testing::Test {
  protected:
   CudaChoiceFile() {
-    folder_ = std::filesystem::temp_directory_path() / ("quire-choices-" + std::to_string(getpid()));
-    std::filesystem::remove_all(folder_);
     some_.put(kShape, 24, library_choice(0xfedcba9876543210, 12.345e-6));
     some_.put(kShape, 2048, library_choice(7, 1.5e-3));
     some_.put({128256, 4096, Type::f32, LinearTail::finish}, 64, {true, {}, 250e-6});
     some_.put({28672, 4096, Type::f16, LinearTail::glu}, 64, library_choice(1, 60e-6));
   }
-  ~CudaChoiceFile() override { std::filesystem::remove_all(folder_); }
 
   const LinearChoiceFile file_{"NVIDIA H200 / test", 90, 132, 130100};
   LinearChoices some_;
-  std::filesystem::path folder_;
+  const test::TempFolder temporary_;
+  const std::filesystem::path folder_ = temporary_.path() / "choices"; // not there yet
 };
 
 TEST_F(CudaChoiceFile, GivesBackWhatWasSaved) {

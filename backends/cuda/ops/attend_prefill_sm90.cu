@@ -17,6 +17,7 @@
 
 #ifndef QUIRE_CUDA_EMULATED
 #include "hopper.cuh"
+#include "tensor_map.cuh"
 #endif
 
 namespace quire::cuda {
@@ -292,28 +293,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-Encode tensor_map_encoder() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result{};
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result),
-        "looking for the driver's tensor maps");
-  if (result != cudaDriverEntryPointSuccess)
-    throw Failure(QUIRE_UNSUPPORTED, "CUDA: the driver has no cuTensorMapEncodeTiled: install a newer one");
-  return reinterpret_cast<Encode>(function);
-}
-
-template <uint32_t kRank>
-void encode(Encode encoder, uint64_t (&to)[16], CUtensorMapDataType type, void* base, const cuuint64_t (&dims)[kRank],
-            const cuuint64_t (&strides)[kRank - 1], const cuuint32_t (&box)[kRank]) {
-  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  CUtensorMap map;
-  const CUresult result =
-      encoder(&map, type, kRank, base, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-              CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS)
-    throw Failure(QUIRE_UNSUPPORTED, "CUDA: cuTensorMapEncodeTiled failed with " + std::to_string(result));
+void keep(uint64_t (&to)[16], const CUtensorMap& map) {
   static_assert(sizeof map == sizeof to);
   std::memcpy(to, &map, sizeof map);
 }
@@ -344,16 +324,16 @@ bool attend_wide(const quire_kv_layer& layer, uint32_t format, int compute_capab
 }
 
 WideMaps map_wide(const AttendArgs& a, uint32_t tokens, uint32_t num_blocks) {
-  const Encode encoder = tensor_map_encoder();
   WideMaps maps;
   const cuuint64_t dim = a.kv.k_dim, size = a.kv.block_size;
-  encode<3>(encoder, maps.q, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.q.data, {dim, a.q.heads, tokens},
-            {dim * 2, cuuint64_t{a.q.stride} * 2}, {64, 1, kRows});
+  keep(maps.q, tensor_map<3>(CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.q.data, {dim, a.q.heads, tokens},
+                             {dim * 2, cuuint64_t{a.q.stride} * 2}, {64, 1, kRows}));
   const auto type = a.kv.format == QUIRE_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   for (const bool values : {false, true})
-    encode<4>(encoder, values ? maps.v : maps.k, type, a.kv.base + (values ? a.kv.v_offset : a.kv.k_offset),
-              {dim, size, a.kv.kv_heads, num_blocks}, {dim * 2, size * dim * 2, a.kv.block_bytes},
-              {64, box_rows_of(a.kv.block_size), 1, 1});
+    keep(values ? maps.v : maps.k,
+         tensor_map<4>(type, a.kv.base + (values ? a.kv.v_offset : a.kv.k_offset),
+                       {dim, size, a.kv.kv_heads, num_blocks}, {dim * 2, size * dim * 2, a.kv.block_bytes},
+                       {64, box_rows_of(a.kv.block_size), 1, 1}));
   return maps;
 }
 

@@ -211,32 +211,8 @@ void run(const Queue& queue, uint32_t tiles, const ExpertLinearArgs& a, const Pl
 }
 
 void run_format(const Queue& queue, uint32_t tiles, const ExpertLinearArgs& a, const Places& places) {
-  switch (a.weight.format) {
-  case QUIRE_F16:
-    return run<QUIRE_F16>(queue, tiles, a, places);
-  case QUIRE_Q4_0:
-    return run<QUIRE_Q4_0>(queue, tiles, a, places);
-  case QUIRE_Q4_1:
-    return run<QUIRE_Q4_1>(queue, tiles, a, places);
-  case QUIRE_Q5_0:
-    return run<QUIRE_Q5_0>(queue, tiles, a, places);
-  case QUIRE_Q5_1:
-    return run<QUIRE_Q5_1>(queue, tiles, a, places);
-  case QUIRE_Q8_0:
-    return run<QUIRE_Q8_0>(queue, tiles, a, places);
-  case QUIRE_Q2_K:
-    return run<QUIRE_Q2_K>(queue, tiles, a, places);
-  case QUIRE_Q3_K:
-    return run<QUIRE_Q3_K>(queue, tiles, a, places);
-  case QUIRE_Q4_K:
-    return run<QUIRE_Q4_K>(queue, tiles, a, places);
-  case QUIRE_Q5_K:
-    return run<QUIRE_Q5_K>(queue, tiles, a, places);
-  case QUIRE_Q6_K:
-    return run<QUIRE_Q6_K>(queue, tiles, a, places);
-  default:
-    throw Failure(QUIRE_UNSUPPORTED, "expert_linear: unknown weight format");
-  }
+  if (a.weight.format == QUIRE_F16) return run<QUIRE_F16>(queue, tiles, a, places);
+  for_block_format("expert_linear", a.weight.format, [&](auto format) { run<format>(queue, tiles, a, places); });
 }
 
 } // namespace

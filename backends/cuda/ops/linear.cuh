@@ -5,6 +5,9 @@
 #include "elements.cuh"
 #include "linear.hpp"
 
+#include <string>
+#include <type_traits>
+
 namespace quire::cuda {
 
 // Row tiles of kRows rows, counted over the parts.
@@ -51,6 +54,34 @@ __device__ __forceinline__ void put(const LinearArgs& a, uint32_t row, uint32_t 
 // act(gate) * up as the unfused ops would make it of values stored in fp16.
 __device__ __forceinline__ float gated(const LinearArgs& a, float gate, float up) {
   return activate(a.glu_activation, __half2float(to_half(gate))) * __half2float(to_half(up));
+}
+
+// body(std::integral_constant of the block format); kernel: for the error.
+template <class Body> void for_block_format(const char* kernel, uint32_t format, const Body& body) {
+  switch (format) {
+  case QUIRE_Q4_0:
+    return body(std::integral_constant<uint32_t, QUIRE_Q4_0>{});
+  case QUIRE_Q4_1:
+    return body(std::integral_constant<uint32_t, QUIRE_Q4_1>{});
+  case QUIRE_Q5_0:
+    return body(std::integral_constant<uint32_t, QUIRE_Q5_0>{});
+  case QUIRE_Q5_1:
+    return body(std::integral_constant<uint32_t, QUIRE_Q5_1>{});
+  case QUIRE_Q8_0:
+    return body(std::integral_constant<uint32_t, QUIRE_Q8_0>{});
+  case QUIRE_Q2_K:
+    return body(std::integral_constant<uint32_t, QUIRE_Q2_K>{});
+  case QUIRE_Q3_K:
+    return body(std::integral_constant<uint32_t, QUIRE_Q3_K>{});
+  case QUIRE_Q4_K:
+    return body(std::integral_constant<uint32_t, QUIRE_Q4_K>{});
+  case QUIRE_Q5_K:
+    return body(std::integral_constant<uint32_t, QUIRE_Q5_K>{});
+  case QUIRE_Q6_K:
+    return body(std::integral_constant<uint32_t, QUIRE_Q6_K>{});
+  default:
+    throw Failure(QUIRE_UNSUPPORTED, std::string(kernel) + ": unknown weight format");
+  }
 }
 
 } // namespace quire::cuda

@@ -131,30 +131,7 @@ template <uint32_t kFormat> void run(const Queue& queue, uint32_t rows, const Li
 } // namespace
 
 void linear_blocks(const Queue& queue, uint32_t rows, const LinearArgs& a) {
-  switch (a.parts[0].weight.format) {
-  case QUIRE_Q4_0:
-    return run<QUIRE_Q4_0>(queue, rows, a);
-  case QUIRE_Q4_1:
-    return run<QUIRE_Q4_1>(queue, rows, a);
-  case QUIRE_Q5_0:
-    return run<QUIRE_Q5_0>(queue, rows, a);
-  case QUIRE_Q5_1:
-    return run<QUIRE_Q5_1>(queue, rows, a);
-  case QUIRE_Q8_0:
-    return run<QUIRE_Q8_0>(queue, rows, a);
-  case QUIRE_Q2_K:
-    return run<QUIRE_Q2_K>(queue, rows, a);
-  case QUIRE_Q3_K:
-    return run<QUIRE_Q3_K>(queue, rows, a);
-  case QUIRE_Q4_K:
-    return run<QUIRE_Q4_K>(queue, rows, a);
-  case QUIRE_Q5_K:
-    return run<QUIRE_Q5_K>(queue, rows, a);
-  case QUIRE_Q6_K:
-    return run<QUIRE_Q6_K>(queue, rows, a);
-  default:
-    throw Failure(QUIRE_UNSUPPORTED, "linear_blocks: unknown weight format");
-  }
+  for_block_format("linear_blocks", a.parts[0].weight.format, [&](auto format) { run<format>(queue, rows, a); });
 }
 
 } // namespace quire::cuda

@@ -139,32 +139,8 @@ uint32_t slices_of(uint32_t format, uint64_t rows, uint64_t cols) {
 }
 
 void linear_small(const Queue& queue, uint32_t rows, const LinearArgs& a) {
-  switch (a.parts[0].weight.format) {
-  case QUIRE_F16:
-    return run<QUIRE_F16>(queue, rows, a);
-  case QUIRE_Q4_0:
-    return run<QUIRE_Q4_0>(queue, rows, a);
-  case QUIRE_Q4_1:
-    return run<QUIRE_Q4_1>(queue, rows, a);
-  case QUIRE_Q5_0:
-    return run<QUIRE_Q5_0>(queue, rows, a);
-  case QUIRE_Q5_1:
-    return run<QUIRE_Q5_1>(queue, rows, a);
-  case QUIRE_Q8_0:
-    return run<QUIRE_Q8_0>(queue, rows, a);
-  case QUIRE_Q2_K:
-    return run<QUIRE_Q2_K>(queue, rows, a);
-  case QUIRE_Q3_K:
-    return run<QUIRE_Q3_K>(queue, rows, a);
-  case QUIRE_Q4_K:
-    return run<QUIRE_Q4_K>(queue, rows, a);
-  case QUIRE_Q5_K:
-    return run<QUIRE_Q5_K>(queue, rows, a);
-  case QUIRE_Q6_K:
-    return run<QUIRE_Q6_K>(queue, rows, a);
-  default:
-    throw Failure(QUIRE_UNSUPPORTED, "linear_small: unknown weight format");
-  }
+  if (a.parts[0].weight.format == QUIRE_F16) return run<QUIRE_F16>(queue, rows, a);
+  for_block_format("linear_small", a.parts[0].weight.format, [&](auto format) { run<format>(queue, rows, a); });
 }
 
 } // namespace quire::cuda
