@@ -2,6 +2,8 @@
 
 #include "ops/linear_chain.hpp"
 
+#include <cuda_runtime_api.h>
+
 #include <algorithm>
 #include <optional>
 
@@ -26,27 +28,26 @@ struct Phase {
   uint32_t sum() const { return norm != nullptr ? norm->out[1] : 0; }
 };
 
+// The phases as the device will read them, with what they hand over in bytes a row.
+struct Placed {
+  std::vector<ChainPhase> phases;
+  uint32_t row_bytes = 0;
+};
+
 class ChainMaker {
  public:
   ChainMaker(const quire_program& program, const FusionPlan& fusion, const CompileContext& context, CompiledProgram& c)
-      : program_(program), fusion_(fusion), device_(context.device), c_(c) {}
+      : program_(program), fusion_(fusion), device_(context.device), stream_(context.stream), c_(c) {}
 
   void run() {
     for (uint32_t i = 0; i < fusion_.groups.size();) {
       const uint32_t count = chain_at(i);
       i += std::max(count, 1u);
     }
-    c_.chain_values = DeviceBuffer(std::max<uint64_t>(2 * handed_bytes_, 256), "values of chains");
-    c_.chain_counters = DeviceBuffer(std::max<uint64_t>(4 * device_.multiprocessors, 256), "counters of chains");
-    for (size_t i = 0; i < args_.size(); ++i) {
-      args_[i].launches = c_.chain_counters.as<uint32_t>();
-      settle(args_[i]);
-      if (device_.compute_capability >= 90) map_chain(args_[i]);
-      c_.chains[i].launch.run = [args = args_[i], blocks = device_.multiprocessors,
-                                 symbol = c_.chains[i].symbol](const StepRun& run) {
-        linear_chain(run.queue, blocks, rows_of(run, symbol), args);
-      };
-    }
+    c_.chain_values = DeviceBuffer(std::max<uint64_t>(2 * set_bytes_, 256), "values of chains");
+    c_.chain_counters =
+        DeviceBuffer(std::max<uint64_t>(sizeof(ChainRecord) * device_.multiprocessors, 256), "counters of chains");
+    send_tables();
   }
 
  private:
@@ -72,12 +73,11 @@ class ChainMaker {
       ends.push_back(at);
     }
     for (; !phases.empty(); phases.pop_back(), ends.pop_back()) {
-      ChainArgs args;
-      uint64_t bytes = 0;
-      if (!place(phases, first, ends.back(), args, bytes)) continue;
-      const uint32_t rows = std::min(chain_rows(args, device_.shared_bytes), most_rows());
+      Placed placed;
+      if (!place(phases, first, ends.back(), placed)) continue;
+      const uint32_t rows = std::min(chain_rows(chain_shape(placed.phases), device_.shared_bytes), most_rows());
       if (rows == 0) continue;
-      handed_bytes_ = std::max(handed_bytes_, bytes);
+      set_bytes_ = std::max(set_bytes_, align_up(uint64_t{placed.row_bytes} * rows));
       Chain chain;
       chain.first = first, chain.count = ends.back() - first;
       chain.symbol = symbol, chain.max_rows = rows;
@@ -87,7 +87,7 @@ class ChainMaker {
       std::sort(chain.launch.ops.begin(), chain.launch.ops.end());
       chain.launch.kernel = [count = phases.size()](uint32_t) { return "linear_chain x" + std::to_string(count); };
       c_.chains.push_back(std::move(chain));
-      args_.push_back(args);
+      placed_.push_back(std::move(placed));
       return ends.back() - first;
     }
     return 0;
@@ -157,21 +157,26 @@ class ChainMaker {
     return c_.types[phase.out() - 1] == Type::f16;
   }
 
-  // Where each phase reads and writes; false where another block might write what one still reads. What is handed over
-  // gets its offset plus one for an address, until settle().
-  bool place(const std::vector<Phase>& phases, uint32_t first, uint32_t last, ChainArgs& args, uint64_t& bytes) const {
+  // Where each phase reads and writes; false where another block might write what one still reads.
+  bool place(const std::vector<Phase>& phases, uint32_t first, uint32_t last, Placed& placed) const {
     const auto flat = [](Tensor t) {
       t.dim = t.width(), t.heads = 1;
       return t;
     };
+    const auto take_place = [&](uint64_t bytes) { // a row
+      const uint32_t at = placed.row_bytes;
+      placed.row_bytes += static_cast<uint32_t>((bytes + 15) / 16 * 16);
+      return at;
+    };
     uint32_t kept = 0; // the value that is kept
-    Tensor handed;     // by the phase before
+    placed.phases.resize(phases.size());
     for (size_t p = 0; p < phases.size(); ++p) {
       const Phase& from = phases[p];
-      ChainPhase& phase = args.phases[args.num_phases++];
+      ChainPhase& phase = placed.phases[p];
+      if (p != 0) phase.takes = placed.phases[p - 1].gives, phase.in_width = placed.phases[p - 1].out_width;
+      phase.out_width = c_.tensor(from.out()).width();
       fill_linear(from, phase.linear);
-      Tensor& in = from.norm != nullptr ? phase.norm.in : phase.linear.in;
-      in = p == 0 ? flat(c_.tensor(from.in())) : handed;
+      if (p == 0) (from.norm != nullptr ? phase.norm.in : phase.linear.in) = flat(c_.tensor(from.in()));
       if (from.norm != nullptr) {
         const quire_norm& n = from.norm->u.norm;
         phase.normed = true;
@@ -184,15 +189,10 @@ class ChainMaker {
           if (residual != 0 && (residual == phases[q].out() || residual == phases[q].sum())) return false;
         if (!phase.residual_kept) phase.norm.residual = c_.tensor(residual);
       }
-      if (p + 1 < phases.size()) {
-        handed = flat(c_.tensor(from.out()));
-        handed.stride = handed.dim;
-        handed.data = reinterpret_cast<void*>(bytes + 1);
-        bytes += align_up(uint64_t{kChainRows} * handed.dim * 2);
-        phase.linear.out = handed;
-      } else {
+      if (p + 1 < phases.size())
+        phase.gives = take_place(uint64_t{phase.out_width} * 2);
+      else
         phase.linear.out = flat(c_.tensor(from.out()));
-      }
       const auto read_here = [&](const Tensor& written) {
         return overlap(written, phase.linear.in) || overlap(written, phase.norm.in) ||
                overlap(written, phase.norm.residual);
@@ -205,7 +205,7 @@ class ChainMaker {
         phase.norm.sum = c_.tensor(sum);
         if (read_here(phase.norm.sum)) { // in the place of the residual: a phase later
           if (p + 1 == phases.size() || phases[p + 1].norm != nullptr) return false;
-          args.phases[p + 1].copy_to = flat(phase.norm.sum);
+          placed.phases[p + 1].copy_to = flat(phase.norm.sum);
           phase.norm.sum = {};
           phase.keeps_sum = true;
         }
@@ -247,25 +247,67 @@ class ChainMaker {
     return a_begin < b_end && b_begin < a_end;
   }
 
-  // What is handed over at its place in c.chain_values.
-  void settle(ChainArgs& args) const {
-    args.handed = c_.chain_values.data();
-    args.handed_bytes = static_cast<uint32_t>(handed_bytes_);
-    for (uint32_t p = 0; p < args.num_phases; ++p) {
-      ChainPhase& phase = args.phases[p];
-      for (Tensor* tensor : {&phase.linear.in, &phase.linear.out, &phase.norm.in}) {
-        const auto offset = reinterpret_cast<uintptr_t>(tensor->data);
-        if (offset != 0 && offset <= handed_bytes_) tensor->data = c_.chain_values.data() + (offset - 1);
+  // The phases and their tensor maps to the device, and the launches.
+  void send_tables() {
+    std::vector<ChainPhase> phases;
+    std::vector<ChainMap> maps;
+    std::vector<uint32_t> map_cols;
+    for (const Placed& placed : placed_)
+      for (ChainPhase phase : placed.phases) {
+        const Weight& first = phase.linear.parts[0].weight;
+        if (first.format == QUIRE_F16) {
+          const auto found = std::find(map_cols.begin(), map_cols.end(), first.cols);
+          phase.map = static_cast<uint32_t>(found - map_cols.begin());
+          if (found == map_cols.end()) {
+            map_cols.push_back(first.cols);
+            maps.push_back(device_.compute_capability >= 90
+                               ? map_chain(c_.weights.arena.data(), c_.weights.arena.bytes(), first.cols)
+                               : ChainMap{});
+          }
+          phase.arena = c_.weights.arena.data();
+          phase.arena_rows = static_cast<uint32_t>(c_.weights.arena.bytes() / (2 * first.stride));
+          for (uint32_t i = 0; i < phase.linear.num_parts; ++i)
+            phase.part_row[i] =
+                static_cast<uint32_t>((phase.linear.parts[i].weight.data - phase.arena) / (2 * first.stride));
+        }
+        split_phase(phase, device_.multiprocessors);
+        phases.push_back(phase);
       }
+    if (phases.empty()) return;
+    const uint64_t map_bytes = maps.size() * sizeof(ChainMap), phase_bytes = phases.size() * sizeof(ChainPhase);
+    c_.chain_tables = DeviceBuffer(map_bytes + phase_bytes, "phases of chains");
+    const auto send = [&](uint64_t at, const void* from, uint64_t size) {
+      if (size != 0)
+        check(cudaMemcpyAsync(c_.chain_tables.data() + at, from, size, cudaMemcpyHostToDevice, stream_),
+              "sending chains");
+    };
+    send(0, maps.data(), map_bytes);
+    send(map_bytes, phases.data(), phase_bytes);
+    check(cudaStreamSynchronize(stream_), "sending chains");
+    size_t first = 0;
+    for (size_t i = 0; i < placed_.size(); ++i) {
+      ChainArgs args;
+      args.maps = reinterpret_cast<const ChainMap*>(c_.chain_tables.data());
+      args.phases = reinterpret_cast<const ChainPhase*>(c_.chain_tables.data() + map_bytes) + first;
+      args.shape = chain_shape(placed_[i].phases);
+      args.records = c_.chain_counters.as<ChainRecord>();
+      args.handed = c_.chain_values.data();
+      args.set_bytes = static_cast<uint32_t>(set_bytes_);
+      args.row_bytes = placed_[i].row_bytes;
+      c_.chains[i].launch.run = [args, blocks = device_.multiprocessors,
+                                 symbol = c_.chains[i].symbol](const StepRun& run) {
+        linear_chain(run.queue, blocks, rows_of(run, symbol), args);
+      };
+      first += placed_[i].phases.size();
     }
   }
-
   const quire_program& program_;
   const FusionPlan& fusion_;
   const DeviceTraits& device_;
+  cudaStream_t stream_;
   CompiledProgram& c_;
-  std::vector<ChainArgs> args_; // [chains]
-  uint64_t handed_bytes_ = 0;   // of a set
+  std::vector<Placed> placed_; // [chains]
+  uint64_t set_bytes_ = 0;     // that chains hand over, at most
 };
 
 } // namespace

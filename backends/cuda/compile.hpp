@@ -82,13 +82,14 @@ struct CompiledProgram {
   std::vector<Launch> launches;
   std::vector<TunableLinear> tunable;    // linears of fp16 weights, which their launches own
   std::vector<Chain> chains;             // rising
+  DeviceBuffer chain_tables;             // the chains' phases
   DeviceBuffer chain_values;             // what one phase of a chain makes for the next
   DeviceBuffer chain_counters;           // [multiprocessors] launches of chains
   std::vector<uint32_t> class_of_attend; // [ops]
 
   Tensor tensor(uint32_t value) const;
   uint64_t scratch_bytes() const {
-    return activations.bytes() + workspace.bytes() + counters.bytes() + chain_values.bytes();
+    return activations.bytes() + workspace.bytes() + counters.bytes() + chain_tables.bytes() + chain_values.bytes();
   }
 };
 

@@ -9,6 +9,7 @@
 #include <cassert>
 #include <cstring>
 #include <deque>
+#include <numeric>
 
 namespace quire::cuda {
 namespace {
@@ -70,6 +71,9 @@ class Planner {
     } else if (!is_block_format(from.format)) {
       to.format = QUIRE_F16;
       to.stride = (to.cols + 7) / 8 * 8;
+      // At a multiple of its rows, so that one tensor map serves all matrices with rows of this length (chain.cpp).
+      const uint64_t unit = std::lcm(kAlignment, uint64_t{to.stride} * 2);
+      plan_.bytes = (plan_.bytes + unit - 1) / unit * unit;
       to.data = take(experts * from.rows * to.stride * 2);
     } else {
       to.format = from.format;

@@ -107,6 +107,43 @@ TEST(Model, ASmallNetworkEqualsFloat64) {
   }
 }
 
+// Steps of one token a sequence, which a backend may carry out as one: of shapes and formats that are alike in all
+// matrices, and of contexts long enough to be attended to in parts.
+TEST(Model, DecodeStepsEqualFloat64) {
+  Harness h("Model.DecodeStepsEqualFloat64");
+  Random& random = h.random();
+  for (int i = 0; i < h.cases(5); ++i) {
+    SmallModel shape;
+    shape.format = shape.kv_weights =
+        i < 2 ? uint32_t{QUIRE_F16} : random.pick<uint32_t>({QUIRE_Q4_1, QUIRE_F16, QUIRE_Q8_0});
+    shape.layers = 3;
+    shape.dim = i % 2 == 0 ? 128 : 256;
+    shape.head_dim = i % 2 == 0 ? 64 : 128;
+    shape.kv_heads = i % 3 == 0 ? 1 : 2;
+    shape.heads = shape.kv_heads * random.integer(1, 5);
+    shape.inner = 64 * random.integer(1, 5);
+    shape.window = i == 1 || i == 4 ? 20 : 0;
+    shape.rope = i % 2 == 0 ? QUIRE_ROPE_INTERLEAVED : QUIRE_ROPE_HALF;
+    shape.rotary_dim = i == 3 ? 32 : 0;
+    shape.softcap = i == 1 ? 20.f : 0.f;
+    shape.sinks = i == 2;
+    const TestProgram p = small_model(shape, random);
+    const uint32_t sequences = i == 0 ? 1 : random.integer(1, 5);
+    std::vector<LogicalStep> steps(4);
+    for (uint32_t s = 0; s < sequences; ++s)
+      steps[0].parts.push_back(
+          {s, random_tokens(s == 0 && i % 3 == 0 ? random.integer(280, 400) : random.integer(1, 60), shape.vocab,
+                            random)});
+    for (uint32_t step = 1; step < steps.size(); ++step)
+      for (uint32_t s = 0; s < sequences; ++s) steps[step].parts.push_back({s, random_tokens(1, shape.vocab, random)});
+    for (LogicalStep& step : steps) step.rows = random.ascending(random.integer(1, sequences), step.num_tokens());
+    h.check(p, steps,
+            describe("a network in ", format_shape(shape.format).name, ", ", sequences, " sequences, heads of ",
+                     shape.head_dim),
+            {i == 2 ? 32u : 16u, i % 2 == 1 ? uint32_t{QUIRE_BF16} : uint32_t{QUIRE_F16}});
+  }
+}
+
 // The design's «the same request gives the same tokens».
 TEST(Model, ABatchGivesWhatEachGivesAlone) {
   if (options().any_order) GTEST_SKIP() << kAnyOrder;

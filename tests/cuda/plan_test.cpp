@@ -41,70 +41,87 @@ TEST(CudaChain, HoldsOneFormatOrAPairThatAKernelHas) {
 }
 
 TEST(CudaChain, TakesAsManyRowsAsSharedMemoryHolds) {
-  ChainArgs args;
-  args.num_phases = 1;
-  LinearArgs& linear = args.phases[0].linear;
+  std::vector<ChainPhase> phases(1);
+  LinearArgs& linear = phases[0].linear;
   linear.num_parts = 1;
   linear.parts[0].weight.rows = 4096, linear.parts[0].weight.cols = 1024;
-  EXPECT_EQ(chain_rows(args, 227 << 10), kChainRows);
+  EXPECT_EQ(chain_rows(chain_shape(phases), 227 << 10), kChainRows);
   linear.parts[0].weight.cols = 14336;
-  const uint32_t rows = chain_rows(args, 227 << 10);
+  const uint32_t rows = chain_rows(chain_shape(phases), 227 << 10);
   EXPECT_GE(rows, 1u);
   EXPECT_LT(rows, kChainRows);
-  EXPECT_EQ(chain_rows(args, 64 << 10), 0u);
+  EXPECT_EQ(chain_rows(chain_shape(phases), 64 << 10), 0u);
   linear.parts[0].weight.format = QUIRE_Q4_K;
-  EXPECT_EQ(chain_rows(args, 227 << 10), 1u);
+  EXPECT_EQ(chain_rows(chain_shape(phases), 227 << 10), 1u);
   EXPECT_EQ(chain_items(linear), 256u);
 }
 
-// Two phases, launched again and again: each launch hands over in a set of its own, and leaves the next one's empty.
+// Launched again and again: each launch hands over in a set of its own, and leaves the next one's empty.
 TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
-  constexpr uint32_t kIn = 192, kMiddle = 72, kOut = 40, kBlocks = 4, kRows = 3;
+  constexpr uint32_t kPhases = kMaxPhases, kBlocks = 4, kRows = 3;
   std::mt19937 random(7);
   const auto halves = [&](uint32_t count) {
     std::vector<__half> v(count);
-    for (__half& h : v) h = __float2half(static_cast<float>(static_cast<int>(random() % 65) - 32) / 64.f);
+    for (__half& h : v) h = __float2half(static_cast<float>(static_cast<int>(random() % 65) - 32) / 256.f);
     return v;
   };
-  std::vector<__half> first = halves(kMiddle * kIn), second = halves(kOut * kMiddle), in(kRows * kIn);
-  std::vector<float> out(kRows * kOut);
-  std::vector<uint32_t> launches(kBlocks);
-  constexpr uint32_t kSet = kChainRows * kMiddle * 2;
-  std::vector<std::byte> handed(2 * kSet, std::byte{0xff});
-  ChainArgs args;
-  args.num_phases = 2;
-  args.launches = launches.data(), args.handed = handed.data(), args.handed_bytes = kSet;
-  const auto fill = [](LinearArgs& linear, std::vector<__half>& w, uint32_t rows, uint32_t cols) {
-    linear.num_parts = 1;
-    Weight& weight = linear.parts[0].weight;
-    weight.data = reinterpret_cast<const std::byte*>(w.data());
+  uint32_t widths[kPhases + 1]; // what goes into a phase, and what comes out of the last
+  for (uint32_t p = 0; p <= kPhases; ++p) widths[p] = 64 + 8 * (random() % 17);
+  std::vector<std::vector<__half>> weights;
+  std::vector<ChainPhase> phases(kPhases);
+  std::vector<float> out(kRows * widths[kPhases]);
+  std::vector<__half> in;
+  uint32_t row_bytes = 0;
+  for (uint32_t p = 0; p < kPhases; ++p) {
+    const uint32_t cols = widths[p], rows = widths[p + 1];
+    weights.push_back(halves(rows * cols));
+    phases[p].linear.num_parts = 1;
+    Weight& weight = phases[p].linear.parts[0].weight;
+    weight.data = reinterpret_cast<const std::byte*>(weights[p].data());
     weight.rows = rows, weight.cols = weight.stride = cols;
-  };
-  LinearArgs &a = args.phases[0].linear, &b = args.phases[1].linear;
-  fill(a, first, kMiddle, kIn), fill(b, second, kOut, kMiddle);
-  a.in = {in.data(), kIn, 1, kIn, Type::f16};
-  a.out = b.in = {handed.data(), kMiddle, 1, kMiddle, Type::f16};
-  b.out = {out.data(), kOut, 1, kOut, Type::f32};
-  for (uint32_t launch = 0; launch < 3; ++launch) {
-    in = halves(kRows * kIn);
-    a.in.data = in.data();
-    linear_chain({}, kBlocks, kRows, args);
-    for (uint32_t row = 0; row < kRows; ++row) {
-      float middle[kMiddle];
-      for (uint32_t n = 0; n < kMiddle; ++n) {
-        float sum = 0;
-        for (uint32_t k = 0; k < kIn; ++k) sum += __half2float(first[n * kIn + k]) * __half2float(in[row * kIn + k]);
-        middle[n] = __half2float(__float2half(sum));
+    phases[p].arena = weight.data, phases[p].arena_rows = rows;
+    phases[p].in_width = cols, phases[p].out_width = rows;
+    if (p != 0) phases[p].takes = phases[p - 1].gives;
+    split_phase(phases[p], kBlocks);
+    if (p + 1 < kPhases) phases[p].gives = row_bytes, row_bytes += 2 * rows;
+  }
+  phases.back().linear.out = {out.data(), widths[kPhases], 1, widths[kPhases], Type::f32};
+  const uint32_t set_bytes = (kChainRows * row_bytes + 15) / 16 * 16;
+  std::vector<std::byte> handed(2 * set_bytes, std::byte{0xff});
+  std::vector<ChainRecord> records(kBlocks);
+  ChainArgs args;
+  args.shape = chain_shape(phases);
+  args.phases = phases.data(), args.records = records.data(), args.handed = handed.data();
+  args.set_bytes = set_bytes, args.row_bytes = row_bytes;
+  const uint32_t rows_of_launch[] = {kRows, 1, kRows, 2};
+  for (uint32_t launch = 0; launch < 4; ++launch) {
+    const uint32_t rows = rows_of_launch[launch];
+    in = halves(rows * widths[0]);
+    phases[0].linear.in = {in.data(), widths[0], 1, widths[0], Type::f16};
+    linear_chain({}, kBlocks, rows, args);
+    for (uint32_t row = 0; row < rows; ++row) {
+      std::vector<float> x(widths[0]);
+      for (uint32_t k = 0; k < widths[0]; ++k) x[k] = __half2float(in[row * widths[0] + k]);
+      for (uint32_t p = 0; p < kPhases; ++p) {
+        std::vector<float> next(widths[p + 1]);
+        for (uint32_t n = 0; n < next.size(); ++n) {
+          for (uint32_t k = 0; k < x.size(); ++k) next[n] += __half2float(weights[p][n * x.size() + k]) * x[k];
+          if (p + 1 < kPhases) next[n] = __half2float(__float2half(next[n]));
+        }
+        x = next;
       }
-      for (uint32_t n = 0; n < kOut; ++n) {
-        float sum = 0;
-        for (uint32_t k = 0; k < kMiddle; ++k) sum += __half2float(second[n * kMiddle + k]) * middle[k];
-        EXPECT_NEAR(out[row * kOut + n], sum, 1e-2f) << launch << ", " << row << ", " << n;
-      }
+      float largest = 0;
+      for (const float value : x) largest = std::max(largest, std::abs(value));
+      EXPECT_GT(largest, 0.f);
+      for (uint32_t n = 0; n < x.size(); ++n)
+        EXPECT_NEAR(out[row * x.size() + n], x[n], largest * 1e-2f) << launch << ", " << row << ", " << n;
     }
-    EXPECT_EQ(launches, std::vector<uint32_t>(kBlocks, launch + 1));
-    const std::byte* next = handed.data() + (launch + 1) % 2 * kSet;
-    EXPECT_TRUE(std::all_of(next, next + kSet, [](std::byte at) { return at == std::byte{0xff}; })) << launch;
+    for (const ChainRecord& record : records) {
+      EXPECT_EQ(record.launches, launch + 1);
+      EXPECT_EQ(record.handed_bytes, rows * row_bytes);
+    }
+    const std::byte* next = handed.data() + (launch + 1) % 2 * set_bytes;
+    EXPECT_TRUE(std::all_of(next, next + set_bytes, [](std::byte at) { return at == std::byte{0xff}; })) << launch;
   }
 }
 

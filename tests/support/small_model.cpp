@@ -10,6 +10,7 @@ struct Maker {
   const SmallModel& s;
   Random& random;
 
+  uint32_t rotary_dim() const { return s.rotary_dim != 0 ? s.rotary_dim : s.head_dim; }
   uint32_t weight(uint32_t format, uint32_t rows, uint32_t cols) {
     return p.random_weight(format, 0, rows, cols, 1 / std::sqrt(static_cast<double>(cols)), random);
   }
@@ -36,8 +37,8 @@ struct Maker {
   uint32_t rope(uint32_t x, uint32_t heads, uint32_t frequencies) {
     const uint32_t out = p.tensor(QUIRE_TOKENS, heads, s.head_dim);
     quire_rope rope{};
-    rope.kind = QUIRE_ROPE_INTERLEAVED;
-    rope.rotary_dim = s.head_dim;
+    rope.kind = s.rope;
+    rope.rotary_dim = rotary_dim();
     rope.frequencies = frequencies;
     p.op(QUIRE_OP_ROPE, {x}, {out}).u.rope = rope;
     return out;
@@ -59,9 +60,9 @@ TestProgram small_model(const SmallModel& s, Random& random) {
   p.kv_groups.push_back({0});
   if (s.window) p.kv_groups.push_back({s.window});
   Maker m{p, s, random};
-  std::vector<float> theta(s.head_dim / 2);
+  std::vector<float> theta(m.rotary_dim() / 2);
   for (size_t i = 0; i < theta.size(); ++i)
-    theta[i] = static_cast<float>(std::pow(1e4, -2.0 * static_cast<double>(i) / s.head_dim));
+    theta[i] = static_cast<float>(std::pow(1e4, -2.0 * static_cast<double>(i) / m.rotary_dim()));
   const uint32_t frequencies = p.vector(theta);
   const uint32_t table = m.weight(QUIRE_Q8_0, s.vocab, s.dim);
   uint32_t residual = p.embed(table), x = residual;
@@ -70,8 +71,8 @@ TestProgram small_model(const SmallModel& s, Random& random) {
   for (uint32_t layer = 0; layer < s.layers; ++layer) {
     x = m.norm(branch ? branch : residual, branch ? residual : 0, &residual);
     const uint32_t q_width = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
-    const uint32_t qkv = m.linear(x, {m.weight(s.format, q_width, s.dim), m.weight(QUIRE_F16, kv_width, s.dim),
-                                      m.weight(QUIRE_F16, kv_width, s.dim)});
+    const uint32_t qkv = m.linear(x, {m.weight(s.format, q_width, s.dim), m.weight(s.kv_weights, kv_width, s.dim),
+                                      m.weight(s.kv_weights, kv_width, s.dim)});
     const uint32_t q = m.rope(m.head_norm(p.view(qkv, s.heads, s.head_dim, 0)), s.heads, frequencies);
     const uint32_t k = m.rope(m.head_norm(p.view(qkv, s.kv_heads, s.head_dim, q_width)), s.kv_heads, frequencies);
     const uint32_t v = p.view(qkv, s.kv_heads, s.head_dim, q_width + kv_width);
@@ -82,6 +83,8 @@ TestProgram small_model(const SmallModel& s, Random& random) {
     quire_op& attend = p.op(QUIRE_OP_ATTEND, {q}, {attended});
     attend.u.attend.kv_layer = layer;
     attend.u.attend.scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
+    attend.u.attend.softcap = s.softcap;
+    if (s.sinks) p.ops.back().u.attend.sinks = p.vector(random.normals(s.heads, 1));
     branch = m.linear(attended, {m.weight(s.format, s.dim, q_width)});
 
     x = m.norm(branch, residual, &residual);

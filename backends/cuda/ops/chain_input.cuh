@@ -99,18 +99,17 @@ __device__ __forceinline__ void put_x(unsigned char* x, float* sums32, float* su
 }
 
 // The warp's slice of the phase's input into shared memory, padded with zeros to whole units; the whole input where
-// warps share slices. made_here: it is handed over within this launch, at `handed` bytes behind the tensor's address.
-// kept: [rows][cols] the sum of the norm, each element the same thread's in every phase. scratch: [2][warps].
+// warps share slices. made_here: it is handed over within this launch, in the set at `handed`. kept: [rows][cols]
+// the sum of the norm, each element the same thread's in every phase. scratch: [2][warps].
 template <class R>
-__device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& share, bool made_here, uint32_t handed,
-                                       uint32_t rows, unsigned char* x, float* sums32, float* kept, float* scratch) {
+__device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& share, bool made_here,
+                                       const std::byte* handed, uint32_t rows, unsigned char* x, float* sums32,
+                                       float* kept, float* scratch) {
   const uint32_t cols = phase.linear.parts[0].weight.cols, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t first = share.begin * R::kColumns, end = share.group == 0 ? share.end * R::kColumns : first;
   float* sums16 = sums32 + x_sums_of_32(cols);
-  const auto handed_at = [&](const Tensor& in, uint32_t row, uint32_t col) {
-    return reinterpret_cast<const __half*>(static_cast<const std::byte*>(in.data) + handed) + size_t{row} * in.stride +
-           col;
-  };
+  const auto* input = reinterpret_cast<const __half*>(handed + size_t{phase.takes} * rows);
+  const auto handed_at = [&](uint32_t row, uint32_t col) { return input + size_t{row} * phase.in_width + col; };
   uint32_t turn = 0;
   const auto total = [&](float value) {
     value = warp_sum(value);
@@ -135,7 +134,7 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& 
             ready = true;
 #pragma unroll
             for (uint32_t i = 0; i < kPieces; ++i)
-              if (piece + i * 256 < min(cols, end)) got[i] = look_at(handed_at(in, row, piece + i * 256));
+              if (piece + i * 256 < min(cols, end)) got[i] = look_at(handed_at(row, piece + i * 256));
 #pragma unroll
             for (uint32_t i = 0; i < kPieces; ++i)
               if (piece + i * 256 < min(cols, end)) ready = ready && made(got[i]);
@@ -169,9 +168,9 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& 
         e = load_eight(norm.residual, row, col);
       Eight in;
       if (made_here) {
-        uint4 got = look_at(handed_at(norm.in, row, col));
+        uint4 got = look_at(handed_at(row, col));
         while (!made(got)) {
-          got = look_at(handed_at(norm.in, row, col));
+          got = look_at(handed_at(row, col));
         }
         in = eight_of(got);
       } else {

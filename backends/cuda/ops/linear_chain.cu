@@ -25,22 +25,16 @@ namespace {
 
 [[maybe_unused]] constexpr uint32_t kWarps = kChainWarps, kThreads = kChainThreads;
 
-#ifdef QUIRE_CHAIN_TRACE
-__device__ long long* chain_trace; // [block][phase][warp][8]
-#define QUIRE_TRACE(at)                                                                                                \
-  if (lane == 0 && chain_trace != nullptr)                                                                             \
-  chain_trace[((blockIdx.x * kMaxPhases + p) * kWarps + warp) * 8 + (at)] = clock64()
-#else
-#define QUIRE_TRACE(at)
-#endif
-
 // The finished sums of `count` tiles from `tile` on, of the slices upwards. to: where what is handed over goes; null
-// for the chain's last output.
+// for the chain's last output. to_pitch: from row to row of it.
 template <class R>
-__device__ __forceinline__ void finish_round(const LinearArgs& a, const Share<R>& share, uint32_t tile, uint32_t count,
-                                             uint32_t rows, __half* to, const float* partial) {
+__device__ __forceinline__ void finish_round(const ChainPhase& phase, const Share<R>& share, uint32_t tile,
+                                             uint32_t count, uint32_t rows, __half* to, uint32_t to_pitch,
+                                             const float* partial) {
+  const LinearArgs& a = phase.linear;
   const uint32_t pitch = sums_pitch(rows), of_slice = 16 * pitch, of_slot = share.slices * of_slice + 16;
-  const uint32_t width = a.glu && R::kPlain ? 8 : 16, lane = threadIdx.x % 32, outputs = count * width * rows;
+  const uint32_t width = a.glu && R::kPlain ? 8 : 16, lane = threadIdx.x % 32;
+  const uint32_t outputs = count * width * rows;
   for (uint32_t i = threadIdx.x; i - lane < outputs; i += kThreads) { // whole warps
     const uint32_t in_tile = i % width, of_tile = width == 8 ? i / 8 : i / 16;
     const uint32_t row = rows == 1 ? 0 : of_tile % rows, at = rows == 1 ? of_tile : of_tile / rows;
@@ -57,23 +51,26 @@ __device__ __forceinline__ void finish_round(const LinearArgs& a, const Share<R>
     const uint32_t item = share.item(a, tile + at) + (R::kPlain && !a.glu ? in_tile / 8 : 0);
     uint32_t part_index = 0, n = item * width + in_tile;
     if (!a.glu) {
-      const PartTile<(R::kPlain ? 8 : 16)> place(a, inside && item < share.last ? item : 0);
-      part_index = place.part, n = R::kPlain ? place.tile * 8 + in_tile % 8 : place.tile * 16 + in_tile;
+      const PartItem place(phase, inside && item < share.last ? item : 0);
+      part_index = place.part, n = R::kPlain ? place.item * 8 + in_tile % 8 : place.item * 16 + in_tile;
     }
     const LinearPart& part = a.parts[part_index];
     const bool valid = inside && item < share.last && n < part.weight.rows;
     float value = 0;
     if (valid) {
       const uint32_t slot = R::kPlain || !a.glu ? at : 2 * at;
-      value = finish(a, part, n, total(slot, in_tile));
-      if (a.glu)
-        value =
-            gated(a, value, finish(a, a.parts[1], n, R::kPlain ? total(slot, 8 + in_tile) : total(slot + 1, in_tile)));
+      const float sum = total(slot, in_tile);
+      if (!a.glu) {
+        value = finish(a, part, n, sum);
+      } else {
+        const float up = R::kPlain ? total(slot, 8 + in_tile) : total(slot + 1, in_tile);
+        value = gated(a, finish(a, part, n, sum), finish(a, a.parts[1], n, up));
+      }
     }
     const uint32_t col = part.first_col + n;
     if (to != nullptr) {
       const float next = __shfl_xor_sync(kAllLanes, value, 1);
-      if (valid && lane % 2 == 0) hand_over(to + size_t{row} * a.out.stride + col, pack_half2(value, next));
+      if (valid && lane % 2 == 0) hand_over(to + size_t{row} * to_pitch + col, pack_half2(value, next));
     } else if (valid) {
       put(a, row, col, value);
     }
@@ -87,9 +84,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 #if QUIRE_SM == 0 || QUIRE_SM == 800 || QUIRE_SM == 870 ||                                                             \
     (QUIRE_SM >= 900 && QUIRE_SM < 1200) // elsewhere kLeastChainShared is not there
   using R = Ring<kFirst, kSecond>;
-  // Tensor maps swizzle by the address: 1024 bytes are their period.
   unsigned char* shared = dynamic_shared();
-  shared += (1024 - reinterpret_cast<uintptr_t>(shared) % 1024) % 1024;
+  shared += (R::kAlign - reinterpret_cast<uintptr_t>(shared) % R::kAlign) % R::kAlign;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   unsigned char* ring = shared + warp * (R::kStages * R::kStageBytes);
   auto* partial = reinterpret_cast<float*>(shared + R::kBytes); // [kSumsFloats]
@@ -104,49 +100,42 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
   __shared__ float scratch[2 * kWarps];
   __shared__ uint64_t barriers[kWarps][R::kStages];
+  __shared__ ChainFrame phases;
   uint64_t* full = barriers[warp];
-
-  // Parameters are slow to come to where they are used seldom.
-  alignas(16) __shared__ unsigned char phase_bytes[sizeof a.phases];
-  static_assert(sizeof a.phases % 4 == 0);
-  for (uint32_t i = threadIdx.x; i < sizeof a.phases / 4; i += kThreads)
-    reinterpret_cast<uint32_t*>(phase_bytes)[i] = reinterpret_cast<const uint32_t*>(a.phases)[i];
-  const auto* phases = reinterpret_cast<const ChainPhase*>(phase_bytes);
+  phases.fill(a);
+#ifdef QUIRE_CHAIN_BULK
+  if (lane == 0) {
+    for (uint32_t slot = 0; slot < R::kStages; ++slot) hopper::barrier_init(full + slot, R::kArrivals);
+    hopper::fence_async_proxy();
+  }
+#endif
   __syncthreads();
 
   Cursor<kFirst, kSecond> ahead;
   ahead.start(phases, rows, first_phase, last_phase);
   const auto issue = [&](uint32_t slot) {
     if (!ahead.done()) {
-      ahead.issue(a, phases, ring + slot * R::kStageBytes, full + slot, lane);
+      ahead.issue(a.maps, phases, ring + slot * R::kStageBytes, full + slot, lane);
       ahead.next(phases, rows);
     }
 #ifndef QUIRE_CHAIN_BULK
     copy_async_commit();
 #endif
   };
-#ifdef QUIRE_CHAIN_BULK
-  if (lane == 0) {
-    for (uint32_t slot = 0; slot < R::kStages; ++slot) hopper::barrier_init(full + slot, R::kArrivals);
-    hopper::fence_async_proxy();
-  }
-  __syncwarp();
-#endif
   for (uint32_t slot = 0; slot < R::kStages; ++slot) issue(slot);
   let_next_kernel_begin();
   wait_for_previous_kernels();
-  const uint32_t launch = __ldcg(a.launches + blockIdx.x), handed = launch % 2 * a.handed_bytes;
+  const ChainRecord record = {__ldcg(&a.records[blockIdx.x].launches), __ldcg(&a.records[blockIdx.x].handed_bytes)};
+  std::byte* const handed = a.handed + record.launches % 2 * a.set_bytes;
 
   uint32_t slot = 0, parity = 0;
   for (uint32_t p = first_phase; p < last_phase; ++p) {
     const ChainPhase& phase = phases[p];
     const LinearArgs& linear = phase.linear;
     const uint32_t cols = linear.parts[0].weight.cols, pitch = x_pitch(cols);
-    const Share<R> share(linear);
-    if (share.first == share.last) continue; // where a sum is kept every block has a tile, block 0 always
-    QUIRE_TRACE(0);
+    const Share<R> share(phase);
+    if (share.first == share.last) continue; // where a sum is kept every block has an item, block 0 always
     fill_x<R>(phase, share, p != 0, handed, rows, x, sums32, kept, scratch);
-    QUIRE_TRACE(1);
     const uint32_t subs = linear.glu ? R::kSubs : 1, per_round = tiles_of_round<R>(linear, rows);
     const uint32_t sums = sums_pitch(rows), of_slice = 16 * sums, of_slot = share.slices * of_slice + 16;
     for (uint32_t round = 0; round < share.tiles; round += per_round) {
@@ -156,7 +145,7 @@ __global__ void __launch_bounds__(kThreads, 1)
           float c[4] = {};
           [[maybe_unused]] uint32_t format = 0;
           if constexpr (kFirst != kSecond) {
-            const PartTile<16> at(linear, linear.glu ? 0 : share.first + round + tile);
+            const PartItem at(phase, linear.glu ? 0 : share.first + round + tile);
             format = linear.parts[linear.glu ? sub : at.part].weight.format;
           }
           for (uint32_t unit = share.begin; unit < share.end; unit += R::kSpan) {
@@ -201,73 +190,61 @@ __global__ void __launch_bounds__(kThreads, 1)
           for (uint32_t i = lane; i < subs * of_slice; i += 32)
             partial[(tile * subs + i / of_slice) * of_slot + share.slice * of_slice + i % of_slice] = 0;
       }
-      QUIRE_TRACE(2);
       __syncthreads();
-      QUIRE_TRACE(3);
-      finish_round<R>(
-          linear, share, round, count, rows,
-          p + 1 < a.num_phases ? reinterpret_cast<__half*>(static_cast<std::byte*>(linear.out.data) + handed) : nullptr,
-          partial);
+      finish_round<R>(phase, share, round, count, rows,
+                      p + 1 < a.shape.num_phases ? reinterpret_cast<__half*>(handed + size_t{phase.gives} * rows)
+                                                 : nullptr,
+                      phase.out_width, partial);
       __syncthreads(); // before the sums' places are written again
     }
-    QUIRE_TRACE(4);
     if (blockIdx.x == 0) {
       if (phase.norm.sum.data != nullptr) write_kept<R>(phase.norm.sum, share, rows, cols, kept);
-      if (phase.copy_to.data != nullptr)
+      if (phase.copy_to.data != nullptr) {
         for (uint32_t i = threadIdx.x; i < rows * phase.copy_to.dim; i += kThreads) {
           const uint32_t dim = phase.copy_to.dim;
           static_cast<float*>(phase.copy_to.data)[size_t{i / dim} * phase.copy_to.stride + i % dim] = kept[i];
         }
+        __syncthreads(); // before another sum is kept
+      }
     }
   }
 #ifndef QUIRE_CHAIN_BULK
   copy_async_wait<0>();
 #endif
-  __syncthreads(); // before the count is changed that all have read
-  if (last_phase != a.num_phases) return;
-  if (threadIdx.x == 0) a.launches[blockIdx.x] = launch + 1;
-  // The set of the next launch.
-  for (uint32_t at = (blockIdx.x * kThreads + threadIdx.x) * 16; at < a.handed_bytes; at += gridDim.x * kThreads * 16)
-    *reinterpret_cast<uint4*>(a.handed + (a.handed_bytes - handed) + at) = make_uint4(kEmpty, kEmpty, kEmpty, kEmpty);
+  __syncthreads(); // before the record is changed that all have read
+  if (last_phase != a.shape.num_phases) return;
+  if (threadIdx.x == 0) a.records[blockIdx.x] = {record.launches + 1, rows * a.row_bytes};
+  // The places of the next launch.
+  std::byte* const next_set = a.handed + (record.launches + 1) % 2 * a.set_bytes;
+  for (uint32_t at = (blockIdx.x * kThreads + threadIdx.x) * 16; at < record.handed_bytes;
+       at += gridDim.x * kThreads * 16)
+    *reinterpret_cast<uint4*>(next_set + at) = make_uint4(kEmpty, kEmpty, kEmpty, kEmpty);
 #endif
 }
 
-uint32_t most_cols(const ChainArgs& a) {
-  uint32_t cols = 0;
-  for (uint32_t p = 0; p < a.num_phases; ++p) cols = std::max(cols, a.phases[p].linear.parts[0].weight.cols);
-  return cols;
-}
-uint32_t x_bytes_of(uint32_t rows, const ChainArgs& a) { return rows * x_pitch(most_cols(a)); }
-
-// Floats of the sum that a phase keeps, a row.
-uint32_t kept_dim(const ChainArgs& a) {
-  uint32_t dim = 0;
-  for (uint32_t p = 0; p < a.num_phases; ++p)
-    if (a.phases[p].keeps_sum || a.phases[p].norm.sum.data != nullptr)
-      dim = std::max(dim, a.phases[p].linear.parts[0].weight.cols);
-  return dim;
-}
+uint32_t x_bytes_of(uint32_t rows, const ChainShape& shape) { return rows * x_pitch(shape.most_cols); }
 
 template <class R> uint32_t kept_at(uint32_t cols) { return R::kPlain ? 0 : x_sums(cols); }
 
-template <uint32_t kFirst, uint32_t kSecond> uint64_t shared_bytes_of(uint32_t rows, const ChainArgs& a) {
-  using R = Ring<kFirst, kSecond>;
-  const uint32_t cols = most_cols(a);
-  return 1024 + uint64_t{R::kBytes} + 4 * kSumsFloats + x_bytes_of(rows, a) + 4 * kept_at<R>(cols) +
-         4 * rows * kept_dim(a);
+template <class R> uint64_t shared_bytes_of(uint32_t rows, const ChainShape& shape) {
+  return R::kAlign + uint64_t{R::kBytes} + 4 * kSumsFloats + x_bytes_of(rows, shape) + 4 * kept_at<R>(shape.most_cols) +
+         4 * rows * shape.kept_dim;
 }
+
+constexpr uint64_t kStaticBytes = sizeof(ChainFrame) + 1024; // of shared memory, at most
 
 template <uint32_t kFirst, uint32_t kSecond>
 void run(const Queue& queue, uint32_t blocks, uint32_t rows, const ChainArgs& a) {
-  const size_t shared = shared_bytes_of<kFirst, kSecond>(rows, a);
-  const uint32_t kept = kept_at<Ring<kFirst, kSecond>>(most_cols(a));
+  using R = Ring<kFirst, kSecond>;
+  const size_t shared = shared_bytes_of<R>(rows, a.shape);
+  const uint32_t kept = kept_at<R>(a.shape.most_cols);
 #ifdef QUIRE_CUDA_EMULATED
-  for (uint32_t p = 0; p < a.num_phases; ++p)
+  for (uint32_t p = 0; p < a.shape.num_phases; ++p)
     launch("linear_chain", linear_chain_kernel<kFirst, kSecond>, blocks, kThreads, shared, queue, rows, p, p + 1,
-           x_bytes_of(rows, a), kept, a);
+           x_bytes_of(rows, a.shape), kept, a);
 #else
-  launch("linear_chain", linear_chain_kernel<kFirst, kSecond>, blocks, kThreads, shared, queue, rows, 0, a.num_phases,
-         x_bytes_of(rows, a), kept, a);
+  launch("linear_chain", linear_chain_kernel<kFirst, kSecond>, blocks, kThreads, shared, queue, rows, 0,
+         a.shape.num_phases, x_bytes_of(rows, a.shape), kept, a);
 #endif
 }
 
@@ -313,19 +290,24 @@ template <class With> bool dispatch(uint32_t first, uint32_t second, const With&
 #undef QUIRE_FORMAT
 }
 
-// The formats of all parts of all phases, at most two.
-bool formats_of(const ChainArgs& a, uint32_t& first, uint32_t& second) {
-  first = second = 0;
-  for (uint32_t p = 0; p < a.num_phases; ++p)
-    for (uint32_t i = 0; i < a.phases[p].linear.num_parts; ++i)
-      if (!chain_holds(a.phases[p].linear.parts[i].weight.format, first, second)) return false;
-  return true;
-}
-
 } // namespace
 
 uint32_t chain_items(const LinearArgs& a) {
   return a.parts[0].weight.format == QUIRE_F16 ? items_of<true>(a) : items_of<false>(a);
+}
+
+void split_phase(ChainPhase& phase, uint32_t blocks) {
+  const uint32_t items = chain_items(phase.linear);
+  phase.items_each = items / blocks, phase.items_more = items % blocks;
+  const bool plain = phase.linear.parts[0].weight.format == QUIRE_F16;
+  const uint32_t cols = plain ? PlainStream::kColumns : kUnitColumns, rows = plain ? 8 : kTileRows;
+  phase.units = (phase.linear.parts[0].weight.cols + cols - 1) / cols;
+  phase.group_shift = plain || phase.units > 8 ? 0 : phase.units > 4 ? 1 : 2;
+  uint32_t end = 0;
+  for (uint32_t i = 0; i < QUIRE_MAX_PARTS; ++i) {
+    end += (phase.linear.parts[i].weight.rows + rows - 1) / rows;
+    phase.part_end[i] = i + 1 < phase.linear.num_parts && !phase.linear.glu ? end : 0xffffffffu;
+  }
 }
 
 bool chain_holds(uint32_t format, uint32_t& first, uint32_t& second) {
@@ -341,41 +323,52 @@ bool chain_holds(uint32_t format, uint32_t& first, uint32_t& second) {
   return true;
 }
 
-uint32_t chain_rows(const ChainArgs& a, uint64_t shared_bytes) {
-  uint32_t first = 0, second = 0, rows = 0;
-  if (!formats_of(a, first, second)) return 0;
-  dispatch(first, second, [&](auto f, auto s) {
-    rows = Ring<f, s>::kWidth;
-    while (rows > 0 && shared_bytes_of<f, s>(rows, a) + 1024 > shared_bytes) --rows;
+ChainShape chain_shape(std::span<const ChainPhase> phases) {
+  ChainShape shape;
+  shape.num_phases = static_cast<uint32_t>(phases.size());
+  for (const ChainPhase& phase : phases) {
+    for (uint32_t i = 0; i < phase.linear.num_parts; ++i) {
+      [[maybe_unused]] const bool holds =
+          chain_holds(phase.linear.parts[i].weight.format, shape.first_format, shape.second_format);
+      assert(holds);
+    }
+    const uint32_t cols = phase.linear.parts[0].weight.cols;
+    shape.most_cols = std::max(shape.most_cols, cols);
+    if (phase.keeps_sum || phase.norm.sum) shape.kept_dim = std::max(shape.kept_dim, cols);
+  }
+  return shape;
+}
+
+uint32_t chain_rows(const ChainShape& shape, uint64_t shared_bytes) {
+  uint32_t rows = 0;
+  dispatch(shape.first_format, shape.second_format, [&](auto f, auto s) {
+    using R = Ring<f, s>;
+    rows = R::kWidth;
+    while (rows > 0 && shared_bytes_of<R>(rows, shape) + kStaticBytes > shared_bytes) --rows;
   });
   return rows;
 }
 
 #ifdef QUIRE_CUDA_EMULATED
-void map_chain(ChainArgs&) {}
+ChainMap map_chain(const std::byte*, uint64_t, uint32_t) { return {}; }
 #else
-void map_chain(ChainArgs& a) {
-  for (uint32_t p = 0; p < a.num_phases; ++p)
-    for (uint32_t i = 0; i < a.phases[p].linear.num_parts; ++i) {
-      const Weight& w = a.phases[p].linear.parts[i].weight;
-      if (w.format != QUIRE_F16) continue;
-      assert(w.cols % PlainStream::kColumns == 0);
-      const cuuint64_t dims[3] = {PlainStream::kColumns, w.rows, w.cols / PlainStream::kColumns};
-      const cuuint64_t strides[2] = {uint64_t{w.stride} * 2, PlainStream::kColumns * 2};
-      const cuuint32_t box[3] = {PlainStream::kColumns, 8, 2};
-      const CUtensorMap map =
-          tensor_map<3>(CU_TENSOR_MAP_DATA_TYPE_FLOAT16, const_cast<std::byte*>(w.data), dims, strides, box);
-      static_assert(sizeof map == sizeof a.maps[p][i]);
-      std::memcpy(a.maps[p][i].words, &map, sizeof map);
-    }
+ChainMap map_chain(const std::byte* arena, uint64_t bytes, uint32_t cols) {
+  assert(cols % PlainStream::kColumns == 0);
+  const cuuint64_t dims[3] = {PlainStream::kColumns, bytes / (2 * cols), cols / PlainStream::kColumns};
+  const cuuint64_t strides[2] = {uint64_t{cols} * 2, PlainStream::kColumns * 2};
+  const cuuint32_t box[3] = {PlainStream::kColumns, 8, 2};
+  const CUtensorMap map =
+      tensor_map<3>(CU_TENSOR_MAP_DATA_TYPE_FLOAT16, const_cast<std::byte*>(arena), dims, strides, box);
+  ChainMap words;
+  static_assert(sizeof map == sizeof words);
+  std::memcpy(words.words, &map, sizeof map);
+  return words;
 }
 #endif
 
 void linear_chain(const Queue& queue, uint32_t blocks, uint32_t rows, const ChainArgs& a) {
-  uint32_t first = 0, second = 0;
-  [[maybe_unused]] const bool known = formats_of(a, first, second);
-  assert(known && rows <= kChainRows && a.num_phases >= 1 && a.num_phases <= kMaxPhases);
-  dispatch(first, second, [&](auto f, auto s) { run<f, s>(queue, blocks, rows, a); });
+  assert(rows <= kChainRows && a.shape.num_phases >= 1);
+  dispatch(a.shape.first_format, a.shape.second_format, [&](auto f, auto s) { run<f, s>(queue, blocks, rows, a); });
 }
 
 } // namespace quire::cuda

@@ -48,52 +48,31 @@ struct PlainStream {
   }
 };
 
-// What a warp copies of fp16 rows.
+// What a warp copies of fp16 rows: of each half the first row, from the arena on.
 struct PlainPlace {
-  uint32_t halves = 0, left = 0;      // how many tiles behind this one lie in the same part
-  uint32_t part[2] = {}, row[2] = {}; // of each half
+  uint32_t halves, row[2];
 
-  // The halves from `item` on: one of gate above one of up, or two that follow one another, if there is another.
-  __device__ __forceinline__ void place(const LinearArgs& a, uint32_t item, uint32_t last) {
-    if (a.glu) {
-      halves = 2, part[0] = 0, part[1] = 1, row[0] = row[1] = item * 8;
-      left = last - item - 1;
-      return;
-    }
-    halves = min(last - item, 2u);
-#pragma unroll
-    for (uint32_t h = 0; h < 2; ++h) {
-      const PartTile<8> at(a, h < halves ? item + h : item);
-      part[h] = at.part, row[h] = at.tile * 8;
-    }
-    left = 0;
-    if (halves == 2 && part[0] == part[1]) left = min((last - item) / 2, (a.parts[part[0]].weight.rows - row[0]) / 16);
-    left -= left != 0;
-  }
-  __device__ __forceinline__ void advance(bool glu) {
-    const uint32_t by = glu ? 8 : 16;
-    row[0] += by, row[1] += by, --left;
-  }
-  __device__ __forceinline__ void issue(const ChainArgs::Map* maps, const LinearArgs& a, uint32_t unit,
-                                        unsigned char* to, [[maybe_unused]] uint64_t* full, uint32_t lane) const {
+  __device__ __forceinline__ void issue(const ChainMap* maps, const ChainPhase& phase, uint32_t unit, unsigned char* to,
+                                        [[maybe_unused]] uint64_t* full, uint32_t lane) const {
 #ifdef QUIRE_CHAIN_BULK
     if (lane != 0) return;
+    const auto* map = reinterpret_cast<const CUtensorMap*>(maps + phase.map);
     hopper::barrier_expect(full, halves * PlainStream::kHalfBytes);
 #pragma unroll
     for (uint32_t h = 0; h < 2; ++h)
       if (h < halves)
-        hopper::copy_3d(to + h * PlainStream::kHalfBytes, reinterpret_cast<const CUtensorMap*>(&maps[part[h]]), full, 0,
-                        static_cast<int>(row[h]), static_cast<int>(unit));
+        hopper::copy_3d(to + h * PlainStream::kHalfBytes, map, full, 0, static_cast<int>(row[h]),
+                        static_cast<int>(unit));
 #else
+    const uint32_t cols = phase.linear.parts[0].weight.cols, stride = phase.linear.parts[0].weight.stride;
 #pragma unroll
     for (uint32_t i = 0; i < 8; ++i) {
       const uint32_t h = i / 4, r = lane / 8 + i % 2 * 4, piece = lane % 8, next = i / 2 % 2;
       const uint32_t col = (unit + next) * PlainStream::kColumns;
-      const Weight& w = a.parts[part[h]].weight;
-      const bool copies = h < halves && col + piece * 8 < w.cols && row[h] + r < w.rows;
-      const __half* from = reinterpret_cast<const __half*>(w.data);
+      const bool copies = h < halves && col + piece * 8 < cols && row[h] + r < phase.arena_rows;
+      const auto* from = reinterpret_cast<const __half*>(phase.arena);
       copy_async16(to + h * PlainStream::kHalfBytes + next * PlainStream::kUnitBytes + r * 128 + (piece ^ r) * 16,
-                   copies ? from + size_t{row[h] + r} * w.stride + col + piece * 8 : from, copies);
+                   copies ? from + size_t{row[h] + r} * stride + col + piece * 8 : from, copies);
     }
 #endif
   }
