@@ -61,6 +61,30 @@ TEST(Linear, EveryFormatAtOneTokenAndMany) {
   }
 }
 
+// What serves one token by other kernels than a linear alone (CUDA: linear_chain).
+TEST(Linear, EveryFormatBehindANormAtOneToken) {
+  Harness h("Linear.EveryFormatBehindANormAtOneToken");
+  Random& random = h.random();
+  for (const uint32_t format : all_formats())
+    for (int i = 0; i < h.cases(2); ++i) {
+      const uint32_t K = inner_size(std::max(format_shape(format).elements, 8u), random, i == 0 ? 1024 : 4096);
+      const uint32_t N = random.integer(1, 200);
+      TestProgram p = program_for(1);
+      const uint32_t normed = p.tensor(QUIRE_TOKENS, 1, K), out = p.tensor(QUIRE_TOKENS, 1, N);
+      quire_norm norm{};
+      norm.epsilon = 1e-5f;
+      p.op(QUIRE_OP_NORM, {p.input(K, random)}, {normed}).u.norm = norm;
+      quire_linear linear{};
+      linear.weights[0] = p.random_weight(format, 0, N, K, 1 / std::sqrt(K), random);
+      p.op(QUIRE_OP_LINEAR, {normed}, {out}).u.linear = linear;
+      p.extra_output(out);
+      p.add_plain_logits(random);
+      std::ostringstream what;
+      what << "norm, [1, " << K << "] to " << N << " " << format_shape(format).name;
+      h.check(p, {plain_step(1, 1, random)}, what.str());
+    }
+}
+
 TEST(Linear, PartsOfDifferentFormatsAreConcatenated) {
   Harness h("Linear.PartsOfDifferentFormatsAreConcatenated");
   Random& random = h.random();

@@ -19,6 +19,14 @@
 
 namespace quire::cuda {
 
+// The same value, but what is made of it isn't kept in registers through the whole kernel.
+__device__ __forceinline__ uint32_t not_kept(uint32_t value) {
+#ifndef QUIRE_CUDA_EMULATED
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 __device__ __forceinline__ uint4 read16(const unsigned char* p) { return *reinterpret_cast<const uint4*>(p); }
 
 // fp16 rows. Up to 8 rows of activations: the columns of the B operand. A tile is two halves of 8 rows of W; a stage
@@ -81,7 +89,7 @@ struct PlainPlace {
 // Where a tile's planes begin, in registers: what a warp copies is asked for all the time.
 struct TilePlanes {
   const std::byte *first, *second; // of quants: q4 or q8 or q2, then q2 or q1
-  const std::byte *scales, *super;
+  const std::byte* small; // the lane's first 16 bytes of scales, or from lane 16 on of super where there is one
   uint32_t units, format;
 
   __device__ __forceinline__ void place(const Weight& w, uint32_t tile) {
@@ -92,9 +100,15 @@ struct TilePlanes {
             : w.q8 != nullptr ? w.q8 + unit * planes.q8_bytes
                               : w.q2 + unit * planes.q2_bytes;
     second = upper ? w.q2 + unit * planes.q2_bytes : w.q1 + (w.q1 != nullptr ? unit * planes.q1_bytes : 0);
-    scales = w.scales + unit * planes.scale_bytes;
-    super = w.super + (w.super != nullptr ? size_t{tile} * (w.units / 2) * planes.super_bytes : 0);
+    const uint32_t lane = threadIdx.x % 32;
+    small = w.super != nullptr && lane >= 16 ? w.super + unit / 2 * planes.super_bytes + (lane - 16) * 16
+                                             : w.scales + unit * planes.scale_bytes + lane * 16;
     units = w.units, format = w.format;
+  }
+  // What `small` moves on by a unit.
+  template <uint32_t kFormat> static __device__ __forceinline__ uint32_t small_bytes(uint32_t lane) {
+    constexpr BlockFormat kPlanes = block_format(kFormat);
+    return kPlanes.super_bytes != 0 && lane >= 16 ? kPlanes.super_bytes / 2 : kPlanes.scale_bytes;
   }
   // So many tiles further within the same weight.
   template <uint32_t kFormat> __device__ __forceinline__ void advance(uint32_t tiles) {
@@ -106,8 +120,7 @@ struct TilePlanes {
     const uint32_t further = tiles * units;
     first += size_t{further} * kFirst;
     if constexpr (kSecond != 0) second += size_t{further} * kSecond;
-    scales += size_t{further} * kPlanes.scale_bytes;
-    if constexpr (kPlanes.super_bytes != 0) super += size_t{further / 2} * kPlanes.super_bytes;
+    small += size_t{further} * small_bytes<kFormat>(threadIdx.x % 32);
   }
 };
 
@@ -133,20 +146,23 @@ template <uint32_t kFormat> struct BlockStream {
   // Units `unit` to unit + count - 1 of a tile, count 1 or 2.
   static __device__ __forceinline__ void issue(const TilePlanes& p, uint32_t unit, uint32_t count, unsigned char* to,
                                                [[maybe_unused]] uint64_t* full, uint32_t lane) {
-    const uint32_t supers = (unit % 2 + count + 1) / 2;
     const auto large = [&](const auto& copy) {
       if constexpr (kQ4) copy(to, p.first + unit * kPlanes.q4_bytes, count * kPlanes.q4_bytes);
       if constexpr (kQ8) copy(to + kAt8, p.first + unit * kPlanes.q8_bytes, count * kPlanes.q8_bytes);
       if constexpr (kQ2)
         copy(to + kAt2, (kQ4 ? p.second : p.first) + unit * kPlanes.q2_bytes, count * kPlanes.q2_bytes);
     };
-    const auto copy_small = [&](unsigned char* at, const std::byte* from, uint32_t bytes) { // 512 bytes at most
-      if (lane * 16 < bytes) copy_async16(at + lane * 16, from + lane * 16, true);
-    };
-    if constexpr (kQ1) copy_small(to + kAt1, p.second + unit * kPlanes.q1_bytes, count * kPlanes.q1_bytes);
-    copy_small(to + kAtScales, p.scales + unit * kPlanes.scale_bytes, count * kPlanes.scale_bytes);
-    if constexpr (kPlanes.super_bytes != 0)
-      copy_small(to + kAtSuper, p.super + unit / 2 * kPlanes.super_bytes, supers * kPlanes.super_bytes);
+    if constexpr (kQ1)
+      if (lane * 16 < count * kPlanes.q1_bytes)
+        copy_async16(to + kAt1 + lane * 16, p.second + unit * kPlanes.q1_bytes + lane * 16, true);
+    // Scales, and in the lanes behind them what two units share, which lies behind them in the stage too.
+    static_assert(kPlanes.super_bytes == 0 || kAtSuper == kAtScales + 16 * 16);
+    uint32_t at = unit * TilePlanes::small_bytes<kFormat>(lane), lanes = count * kPlanes.scale_bytes / 16;
+    if constexpr (kPlanes.super_bytes != 0) {
+      at &= ~(kPlanes.super_bytes - 1);
+      if (lane >= 16) lanes = 16 + (1 + (unit & count / 2)) * kPlanes.super_bytes / 16;
+    }
+    if (lane < lanes) copy_async16(to + kAtScales + lane * 16, p.small + at, true);
 #ifdef QUIRE_CHAIN_BULK
     hopper::barrier_arrive_copied(full);
     if (lane != 0) return;
@@ -211,10 +227,180 @@ template <uint32_t kFormat> struct BlockStream {
     return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | index)) - 8388608.f;
   }
 
-  // Adds to sums[0], [1] (rows g and g + 8) the lane's share: groups 2t and 2t + 1 of each eight.
+  // Adds to sums[0], [1] (rows g and g + 8) the lane's share of the sums over all groups.
   static __device__ __forceinline__ void consume(const unsigned char* from, const unsigned char* x, const float* sums32,
                                                  const float* sums16, uint32_t unit, uint32_t count, uint32_t lane,
                                                  float (&sums)[4]) {
+    if constexpr (kQ4)
+      consume_nibbles(from, x, kSixteen ? sums16 : sums32, unit, count, lane, sums);
+    else
+      consume_groups(from, x, sums32, sums16, unit, count, lane, sums);
+  }
+
+ private:
+  static constexpr float kUp = 16777216.f;                                                        // 2^24
+  static constexpr uint32_t kTwoScales = kPlanes.super_bytes != 0 ? 2 : kPlanes.scale_bytes / 32; // bytes of them
+
+  // Formats with nibbles. A word of q has pairs 0 and 1 in its bytes 0 and 2, pairs 2 and 3 in the others: q + 16 q' in
+  // each byte. A product takes the two pairs of a step of 16 columns at once: first whole, times -x of q, then without
+  // q, times x of either: an operation on bits for two weights. Of four groups of columns, column j of B is q's of
+  // group j, column 4 + j is q''s; so the sums are -sum q x in column j and 16 sum q' x' in column 4 + j. Groups j and
+  // j + 1 have sums of their own, of which these columns count; groups j and j + 2 have blanks for each other.
+  struct Operand {
+    uint32_t minus[2], x[2]; // [group / 2]
+    __device__ __forceinline__ Operand(const unsigned char* pair, uint32_t lane) {
+      const uint32_t both = read4(pair), low = lane / 16 - 1, first = lane / 8 % 2 - 1;
+      minus[0] = (both ^ 0x80008000u) & (low & first), minus[1] = (both ^ 0x80008000u) & (low & ~first);
+      x[0] = both & first, x[1] = both & ~first;
+    }
+  };
+  static __device__ __forceinline__ void multiply(float (&sums)[4], uint32_t top, uint32_t bottom, uint32_t high,
+                                                  const Operand& b, int i) {
+    matrix_multiply<__half>(sums, {top, bottom, top & high, bottom & high}, {b.minus[i], b.x[i]});
+  }
+  static __device__ __forceinline__ uint32_t bytes02(uint32_t word) { return word & 0x00ff00ffu; }
+  static __device__ __forceinline__ uint32_t bytes13(uint32_t word) { return __byte_perm(word, 0, 0x4341); }
+  // The products of a step of a block: of its nibbles, and of its upper bits, to be multiplied by up(). Those of Q6_K,
+  // two, lie as four of q2 and in a second step times 16; that of Q5_K, Q5_0 and Q5_1 in odd blocks times 16.
+  static __device__ __forceinline__ void multiply_step(float (&sums)[4], float (&upper)[4], const Quants& top,
+                                                       const Quants& bottom, int block, int step, const Operand& b,
+                                                       int i) {
+    constexpr uint32_t kHigh = 0x00f000f0u;
+    const auto word = [&](const uint4& v) { return block == 0 ? v.x : block == 1 ? v.y : block == 2 ? v.z : v.w; };
+    const uint32_t first = word(top.q4), second = word(bottom.q4);
+    if (step == 0)
+      multiply(sums, bytes02(first), bytes02(second), kHigh, b, i);
+    else
+      multiply(sums, bytes13(first), bytes13(second), kHigh, b, i);
+    if constexpr (kQ2 || kQ1) {
+      uint32_t both, high, words[2];
+      bool in_bytes13;
+      if constexpr (kQ2) {
+        both = 0x000f000fu << 4 * step, high = 0x000c000cu << 4 * step, in_bytes13 = block % 2 != 0;
+        words[0] = block < 2 ? top.q2.x : top.q2.y, words[1] = block < 2 ? bottom.q2.x : bottom.q2.y;
+      } else {
+        both = 0x00030003u << 4 * (block % 2), high = 0x00020002u << 4 * (block % 2), in_bytes13 = block >= 2;
+        words[0] = top.q1 >> 2 * step, words[1] = bottom.q1 >> 2 * step;
+      }
+      if (in_bytes13) words[0] = bytes13(words[0]), words[1] = bytes13(words[1]);
+      multiply(upper, words[0] & both, words[1] & both, high, b, i);
+    }
+  }
+  static __device__ __forceinline__ float up(uint32_t t, int block, int step) {
+    return (t < 2 ? 16.f : kQ2 ? 64.f : 128.f) / ((kQ2 ? step : block) % 2 == 0 ? 1 : 16);
+  }
+
+  static __device__ __forceinline__ void consume_nibbles(const unsigned char* from, const unsigned char* x,
+                                                         const float* x_sums, uint32_t unit, uint32_t count,
+                                                         uint32_t lane, float (&sums)[4]) {
+    lane = not_kept(lane);
+    const uint32_t g = lane / 4, t = lane % 4;
+    constexpr uint32_t kFours = kSixteen ? 2 : 1; // groups of a unit by four
+    constexpr uint32_t kRowBytes = kPlanes.scale_bytes / 16;
+    float of_q[2] = {}; // of rows g and g + 8, to be multiplied by lane_up
+#pragma unroll
+    for (uint32_t u = 0; u < 2; ++u) {
+      if (u == 1 && count == 1) break;
+      const Quants top = quants(from, u, 0, lane), bottom = quants(from, u, 1, lane);
+      const unsigned char* x_of_unit = x + (unit + u) * 256 + t * 16 + g / 4 * 4;
+      [[maybe_unused]] float of_unit[2] = {}; // before the scale that two units share
+#pragma unroll 1                              // registers
+      for (uint32_t four = 0; four < kFours; ++four) {
+        const Operand b0(x_of_unit + (kSixteen ? (2 * four + g % 4 / 2) * 64 + g % 2 * 8 : g % 4 * 64), lane);
+        const Operand b1 = kSixteen ? b0 : Operand(x_of_unit + g % 4 * 64 + 8, lane);
+        float of_group[2][2]; // [group][row g or g + 8] of groups 2 (t % 2) and the next
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+          float c[4] = {}, upper[4] = {};
+#pragma unroll
+          for (int i = 0; i < 2; ++i) { // groups odd and 2 + odd
+            if constexpr (kSixteen) {
+              multiply_step(c, upper, top, bottom, 2 * four + i, odd, b0, i);
+            } else {
+              multiply_step(c, upper, top, bottom, 2 * i + odd, 0, b0, i);
+              multiply_step(c, upper, top, bottom, 2 * i + odd, 1, b1, i);
+            }
+          }
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+            of_group[odd][h] = kQ2 || kQ1 ? fmaf(up(t, odd, odd), upper[2 * h + odd], c[2 * h + odd]) : c[2 * h + odd];
+        }
+        const uint32_t first_group = 4 * kFours * u + 4 * four + 2 * (t % 2); // of the stage
+#pragma unroll
+        for (uint32_t h = 0; h < 2; ++h)
+          scale_groups(from + kAtScales + u * kPlanes.scale_bytes + (8 * h + g) * kRowBytes +
+                           (four * 2 + t % 2) * kTwoScales,
+                       x_sums + 4 * kFours * unit + first_group, t, of_group[0][h], of_group[1][h],
+                       kPlanes.super_bytes != 0 ? of_unit[h] : of_q[h], sums[h]);
+      }
+      if constexpr (kPlanes.super_bytes != 0)
+#pragma unroll
+        for (uint32_t h = 0; h < 2; ++h)
+          of_q[h] = fmaf(half_at(super_of(from, unit, u) + (8 * h + g) * 4), of_unit[h], of_q[h]);
+    }
+    if constexpr (kPlanes.super_bytes != 0 && !kSixteen) { // minimums: blocks 2t and 2t + 1 of the stage's eight
+      if (t / 2 < count) {
+        const float2 xs = *reinterpret_cast<const float2*>(x_sums + 4 * unit + 2 * t);
+        const unsigned char* minimums = from + kAtScales + t / 2 * kPlanes.scale_bytes + 4 + t % 2 * 2;
+        const unsigned char* super = super_of(from, unit, t / 2) + 2;
+#pragma unroll
+        for (uint32_t h = 0; h < 2; ++h) {
+          const float2 m = bytes_of(minimums + (8 * h + g) * 8);
+          sums[h] = fmaf(half_at(super + (8 * h + g) * 4) * -kUp, fmaf(m.x, xs.x, m.y * xs.y), sums[h]);
+        }
+      }
+    }
+    // Quants are sums times 2^-24, and so are the scales of Q4_K and Q5_K.
+    const float lane_up = (t < 2 ? -kUp : kUp / 16) * (kPlanes.super_bytes != 0 && !kSixteen ? kUp : 1.f);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) sums[h] = fmaf(lane_up, of_q[h], sums[h]);
+  }
+  // Of two groups that follow each other, whose sums of x lie at x_sums: their sums times the scales, to of_q; offsets,
+  // and minimums that lie with the scales, by the lanes that have column j.
+  static __device__ __forceinline__ void scale_groups(const unsigned char* scales, const float* x_sums, uint32_t t,
+                                                      float first, float second, float& of_q,
+                                                      [[maybe_unused]] float& sum) {
+    if constexpr (kPlanes.super_bytes != 0 && !kSixteen) { // Q4_K, Q5_K
+      const float2 d = bytes_of(scales);
+      of_q = fmaf(d.x, first, fmaf(d.y, second, of_q));
+      return;
+    }
+    const float2 xs = *reinterpret_cast<const float2*>(x_sums);
+    if constexpr (has_minimum(kFormat)) { // Q4_1, Q5_1: d and m of each block
+      const uint2 both = *reinterpret_cast<const uint2*>(scales);
+      const float2 a = __half22float2(half2_of(both.x)), b = __half22float2(half2_of(both.y));
+      of_q = fmaf(a.x, first, fmaf(b.x, second, of_q));
+      if (t < 2) sum = fmaf(a.y, xs.x, fmaf(b.y, xs.y, sum));
+    } else {
+      float2 d;
+      if constexpr (kSixteen) // 1024 + 128 + scale
+        d = __half22float2(
+            __hsub2(half2_of(__byte_perm(*reinterpret_cast<const uint16_t*>(scales), 0x64646464u, 0x4140)),
+                    __float2half2_rn(1152.f)));
+      else
+        d = __half22float2(half2_of(read4(scales)));
+      const float offset = t < 2 ? offset_of(kFormat) / kUp : 0;
+      of_q = fmaf(d.x, fmaf(offset, xs.x, first), fmaf(d.y, fmaf(offset, xs.y, second), of_q));
+    }
+  }
+  static __device__ __forceinline__ const unsigned char* super_of(const unsigned char* from, uint32_t unit,
+                                                                  uint32_t u) {
+    return from + kAtSuper + (unit % 2 + u) / 2 * kPlanes.super_bytes;
+  }
+  static __device__ __forceinline__ uint32_t read4(const unsigned char* p) {
+    return *reinterpret_cast<const uint32_t*>(p);
+  }
+  static __device__ __forceinline__ float half_at(const unsigned char* p) {
+    return __half2float(*reinterpret_cast<const __half*>(p));
+  }
+  // Two bytes times 2^-24.
+  static __device__ __forceinline__ float2 bytes_of(const unsigned char* p) {
+    return __half22float2(half2_of(__byte_perm(*reinterpret_cast<const uint16_t*>(p), 0, 0x4140)));
+  }
+
+  static __device__ __forceinline__ void consume_groups(const unsigned char* from, const unsigned char* x,
+                                                        const float* sums32, const float* sums16, uint32_t unit,
+                                                        uint32_t count, uint32_t lane, float (&sums)[4]) {
     const uint32_t g = lane / 4, t = lane % 4;
     float lo[2][4] = {};                 // [unit where groups are 16 columns, else 0 and 1: q and 16 q]
     uint4 mine = make_uint4(0, 0, 0, 0); // of the lane's group: 32 columns
@@ -249,7 +435,6 @@ template <uint32_t kFormat> struct BlockStream {
         }
       }
     }
-    constexpr float kUp = 16777216.f; // 2^24
     if constexpr (kSixteen) {
 #pragma unroll
       for (uint32_t u = 0; u < 2; ++u) {
@@ -270,7 +455,6 @@ template <uint32_t kFormat> struct BlockStream {
     }
   }
 
- private:
   // sum += w x over the blocks of 32 columns 2t and 2t + 1, given the sums of q x of both.
   static __device__ __forceinline__ void scale32(const unsigned char* from, [[maybe_unused]] const unsigned char* super,
                                                  const float* x_sums, uint32_t row, uint32_t t, float first,
