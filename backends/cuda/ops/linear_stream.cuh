@@ -89,7 +89,7 @@ struct PlainPlace {
 // Where a tile's planes begin, in registers: what a warp copies is asked for all the time.
 struct TilePlanes {
   const std::byte *first, *second; // of quants: q4 or q8 or q2, then q2 or q1
-  const std::byte* small; // the lane's first 16 bytes of scales, or from lane 16 on of super where there is one
+  const std::byte *scales, *super;
   uint32_t units, format;
 
   __device__ __forceinline__ void place(const Weight& w, uint32_t tile) {
@@ -100,15 +100,9 @@ struct TilePlanes {
             : w.q8 != nullptr ? w.q8 + unit * planes.q8_bytes
                               : w.q2 + unit * planes.q2_bytes;
     second = upper ? w.q2 + unit * planes.q2_bytes : w.q1 + (w.q1 != nullptr ? unit * planes.q1_bytes : 0);
-    const uint32_t lane = threadIdx.x % 32;
-    small = w.super != nullptr && lane >= 16 ? w.super + unit / 2 * planes.super_bytes + (lane - 16) * 16
-                                             : w.scales + unit * planes.scale_bytes + lane * 16;
+    scales = w.scales + unit * planes.scale_bytes;
+    super = w.super + (w.super != nullptr ? size_t{tile} * (w.units / 2) * planes.super_bytes : 0);
     units = w.units, format = w.format;
-  }
-  // What `small` moves on by a unit.
-  template <uint32_t kFormat> static __device__ __forceinline__ uint32_t small_bytes(uint32_t lane) {
-    constexpr BlockFormat kPlanes = block_format(kFormat);
-    return kPlanes.super_bytes != 0 && lane >= 16 ? kPlanes.super_bytes / 2 : kPlanes.scale_bytes;
   }
   // So many tiles further within the same weight.
   template <uint32_t kFormat> __device__ __forceinline__ void advance(uint32_t tiles) {
@@ -120,7 +114,8 @@ struct TilePlanes {
     const uint32_t further = tiles * units;
     first += size_t{further} * kFirst;
     if constexpr (kSecond != 0) second += size_t{further} * kSecond;
-    small += size_t{further} * small_bytes<kFormat>(threadIdx.x % 32);
+    scales += size_t{further} * kPlanes.scale_bytes;
+    if constexpr (kPlanes.super_bytes != 0) super += size_t{further / 2} * kPlanes.super_bytes;
   }
 };
 
@@ -146,23 +141,20 @@ template <uint32_t kFormat> struct BlockStream {
   // Units `unit` to unit + count - 1 of a tile, count 1 or 2.
   static __device__ __forceinline__ void issue(const TilePlanes& p, uint32_t unit, uint32_t count, unsigned char* to,
                                                [[maybe_unused]] uint64_t* full, uint32_t lane) {
+    const uint32_t supers = (unit % 2 + count + 1) / 2;
     const auto large = [&](const auto& copy) {
       if constexpr (kQ4) copy(to, p.first + unit * kPlanes.q4_bytes, count * kPlanes.q4_bytes);
       if constexpr (kQ8) copy(to + kAt8, p.first + unit * kPlanes.q8_bytes, count * kPlanes.q8_bytes);
       if constexpr (kQ2)
         copy(to + kAt2, (kQ4 ? p.second : p.first) + unit * kPlanes.q2_bytes, count * kPlanes.q2_bytes);
     };
-    if constexpr (kQ1)
-      if (lane * 16 < count * kPlanes.q1_bytes)
-        copy_async16(to + kAt1 + lane * 16, p.second + unit * kPlanes.q1_bytes + lane * 16, true);
-    // Scales, and in the lanes behind them what two units share, which lies behind them in the stage too.
-    static_assert(kPlanes.super_bytes == 0 || kAtSuper == kAtScales + 16 * 16);
-    uint32_t at = unit * TilePlanes::small_bytes<kFormat>(lane), lanes = count * kPlanes.scale_bytes / 16;
-    if constexpr (kPlanes.super_bytes != 0) {
-      at &= ~(kPlanes.super_bytes - 1);
-      if (lane >= 16) lanes = 16 + (1 + (unit & count / 2)) * kPlanes.super_bytes / 16;
-    }
-    if (lane < lanes) copy_async16(to + kAtScales + lane * 16, p.small + at, true);
+    const auto copy_small = [&](unsigned char* at, const std::byte* from, uint32_t bytes) { // 512 bytes at most
+      if (lane * 16 < bytes) copy_async16(at + lane * 16, from + lane * 16, true);
+    };
+    if constexpr (kQ1) copy_small(to + kAt1, p.second + unit * kPlanes.q1_bytes, count * kPlanes.q1_bytes);
+    copy_small(to + kAtScales, p.scales + unit * kPlanes.scale_bytes, count * kPlanes.scale_bytes);
+    if constexpr (kPlanes.super_bytes != 0)
+      copy_small(to + kAtSuper, p.super + unit / 2 * kPlanes.super_bytes, supers * kPlanes.super_bytes);
 #ifdef QUIRE_CHAIN_BULK
     hopper::barrier_arrive_copied(full);
     if (lane != 0) return;
@@ -231,7 +223,7 @@ template <uint32_t kFormat> struct BlockStream {
   static __device__ __forceinline__ void consume(const unsigned char* from, const unsigned char* x, const float* sums32,
                                                  const float* sums16, uint32_t unit, uint32_t count, uint32_t lane,
                                                  float (&sums)[4]) {
-    if constexpr (kQ4)
+    if constexpr (kQ4 && QUIRE_SM >= 900) // elsewhere registers don't suffice
       consume_nibbles(from, x, kSixteen ? sums16 : sums32, unit, count, lane, sums);
     else
       consume_groups(from, x, sums32, sums16, unit, count, lane, sums);
@@ -244,34 +236,37 @@ template <uint32_t kFormat> struct BlockStream {
   // Formats with nibbles. A word of q has pairs 0 and 1 in its bytes 0 and 2, pairs 2 and 3 in the others: q + 16 q' in
   // each byte. A product takes the two pairs of a step of 16 columns at once: first whole, times -x of q, then without
   // q, times x of either: an operation on bits for two weights. Of four groups of columns, column j of B is q's of
-  // group j, column 4 + j is q''s; so the sums are -sum q x in column j and 16 sum q' x' in column 4 + j. Groups j and
-  // j + 1 have sums of their own, of which these columns count; groups j and j + 2 have blanks for each other.
+  // group j, column 4 + j is q''s; so the sums are -sum q x in column j and 16 sum q' x' in column 4 + j. Where each
+  // group has sums of its own nothing is blanked: only the group's columns count.
+  // Groups whose sums are apart: all four, where registers suffice.
+  static constexpr int kApart = kQ2 ? 1 : kQ1 ? 2 : 4;
   struct Operand {
-    uint32_t minus[2], x[2]; // [group / 2]
-    __device__ __forceinline__ Operand(const unsigned char* pair, uint32_t lane) {
-      const uint32_t both = read4(pair), low = lane / 16 - 1, first = lane / 8 % 2 - 1;
-      minus[0] = (both ^ 0x80008000u) & (low & first), minus[1] = (both ^ 0x80008000u) & (low & ~first);
-      x[0] = both & first, x[1] = both & ~first;
+    uint32_t minus, x;
+    __device__ __forceinline__ Operand(const unsigned char* pair, uint32_t lane)
+        : minus((read4(pair) ^ 0x80008000u) & (lane / 16 - 1)), x(read4(pair)) {}
+    // With blanks for the other groups whose products go to the same sums.
+    __device__ __forceinline__ void blank(int group, uint32_t g) {
+      const bool keeps = kApart == 4 || (kApart == 2 ? g % 4 / 2 == group / 2u : g % 4 == static_cast<uint32_t>(group));
+      minus = keeps ? minus : 0, x = keeps ? x : 0;
     }
   };
   static __device__ __forceinline__ void multiply(float (&sums)[4], uint32_t top, uint32_t bottom, uint32_t high,
-                                                  const Operand& b, int i) {
-    matrix_multiply<__half>(sums, {top, bottom, top & high, bottom & high}, {b.minus[i], b.x[i]});
+                                                  const Operand& b) {
+    matrix_multiply<__half>(sums, {top, bottom, top & high, bottom & high}, {b.minus, b.x});
   }
   static __device__ __forceinline__ uint32_t bytes02(uint32_t word) { return word & 0x00ff00ffu; }
   static __device__ __forceinline__ uint32_t bytes13(uint32_t word) { return __byte_perm(word, 0, 0x4341); }
-  // The products of a step of a block: of its nibbles, and of its upper bits, to be multiplied by up(). Those of Q6_K,
+  // The products of a step of a block: of its nibbles, and of its upper bits, to be multiplied by `up`. Those of Q6_K,
   // two, lie as four of q2 and in a second step times 16; that of Q5_K, Q5_0 and Q5_1 in odd blocks times 16.
   static __device__ __forceinline__ void multiply_step(float (&sums)[4], float (&upper)[4], const Quants& top,
-                                                       const Quants& bottom, int block, int step, const Operand& b,
-                                                       int i) {
+                                                       const Quants& bottom, int block, int step, const Operand& b) {
     constexpr uint32_t kHigh = 0x00f000f0u;
     const auto word = [&](const uint4& v) { return block == 0 ? v.x : block == 1 ? v.y : block == 2 ? v.z : v.w; };
     const uint32_t first = word(top.q4), second = word(bottom.q4);
     if (step == 0)
-      multiply(sums, bytes02(first), bytes02(second), kHigh, b, i);
+      multiply(sums, bytes02(first), bytes02(second), kHigh, b);
     else
-      multiply(sums, bytes13(first), bytes13(second), kHigh, b, i);
+      multiply(sums, bytes13(first), bytes13(second), kHigh, b);
     if constexpr (kQ2 || kQ1) {
       uint32_t both, high, words[2];
       bool in_bytes13;
@@ -283,13 +278,9 @@ template <uint32_t kFormat> struct BlockStream {
         words[0] = top.q1 >> 2 * step, words[1] = bottom.q1 >> 2 * step;
       }
       if (in_bytes13) words[0] = bytes13(words[0]), words[1] = bytes13(words[1]);
-      multiply(upper, words[0] & both, words[1] & both, high, b, i);
+      multiply(upper, words[0] & both, words[1] & both, high, b);
     }
   }
-  static __device__ __forceinline__ float up(uint32_t t, int block, int step) {
-    return (t < 2 ? 16.f : kQ2 ? 64.f : 128.f) / ((kQ2 ? step : block) % 2 == 0 ? 1 : 16);
-  }
-
   static __device__ __forceinline__ void consume_nibbles(const unsigned char* from, const unsigned char* x,
                                                          const float* x_sums, uint32_t unit, uint32_t count,
                                                          uint32_t lane, float (&sums)[4]) {
@@ -297,46 +288,56 @@ template <uint32_t kFormat> struct BlockStream {
     const uint32_t g = lane / 4, t = lane % 4;
     constexpr uint32_t kFours = kSixteen ? 2 : 1; // groups of a unit by four
     constexpr uint32_t kRowBytes = kPlanes.scale_bytes / 16;
-    float of_q[2] = {}; // of rows g and g + 8, to be multiplied by lane_up
+    // What the sums of quants are to be multiplied by: quants enter times 2^-24, and so do the scales of Q4_K and Q5_K.
+    const float lane_up = (t < 2 ? -kUp : kUp / 16) * (kPlanes.super_bytes != 0 && !kSixteen ? kUp : 1.f);
+    [[maybe_unused]] const float up = t < 2 ? 16.f : kQ2 ? 64.f : 128.f; // of upper bits, in even groups
+    float of_q[2] = {}; // of rows g and g + 8; of a unit where a scale is shared by two units
 #pragma unroll
     for (uint32_t u = 0; u < 2; ++u) {
       if (u == 1 && count == 1) break;
       const Quants top = quants(from, u, 0, lane), bottom = quants(from, u, 1, lane);
       const unsigned char* x_of_unit = x + (unit + u) * 256 + t * 16 + g / 4 * 4;
-      [[maybe_unused]] float of_unit[2] = {}; // before the scale that two units share
-#pragma unroll 1                              // registers
+      if constexpr (kPlanes.super_bytes != 0) of_q[0] = of_q[1] = 0;
+#pragma unroll
       for (uint32_t four = 0; four < kFours; ++four) {
         const Operand b0(x_of_unit + (kSixteen ? (2 * four + g % 4 / 2) * 64 + g % 2 * 8 : g % 4 * 64), lane);
         const Operand b1 = kSixteen ? b0 : Operand(x_of_unit + g % 4 * 64 + 8, lane);
+        float c[kApart][4] = {}, upper[kApart][4] = {};
+#pragma unroll
+        for (int group = 0; group < 4; ++group)
+#pragma unroll
+          for (int step = 0; step < (kSixteen ? 1 : 2); ++step) {
+            Operand b = step == 0 ? b0 : b1;
+            b.blank(group, g);
+            if constexpr (kSixteen)
+              multiply_step(c[group % kApart], upper[group % kApart], top, bottom, 2 * four + group / 2, group % 2, b);
+            else
+              multiply_step(c[group % kApart], upper[group % kApart], top, bottom, group, step, b);
+          }
         float of_group[2][2]; // [group][row g or g + 8] of groups 2 (t % 2) and the next
 #pragma unroll
-        for (int odd = 0; odd < 2; ++odd) {
-          float c[4] = {}, upper[4] = {};
+        for (int odd = 0; odd < 2; ++odd)
 #pragma unroll
-          for (int i = 0; i < 2; ++i) { // groups odd and 2 + odd
-            if constexpr (kSixteen) {
-              multiply_step(c, upper, top, bottom, 2 * four + i, odd, b0, i);
-            } else {
-              multiply_step(c, upper, top, bottom, 2 * i + odd, 0, b0, i);
-              multiply_step(c, upper, top, bottom, 2 * i + odd, 1, b1, i);
-            }
+          for (int h = 0; h < 2; ++h) {
+            const auto chosen = [&](const auto& v) {
+              const int at = 2 * h + odd;
+              return kApart == 4 && t % 2 != 0 ? v[(2 + odd) % kApart][at] : v[odd % kApart][at];
+            };
+            of_group[odd][h] = chosen(c);
+            if constexpr (kQ2 || kQ1)
+              of_group[odd][h] = fmaf(up, odd == 0 ? chosen(upper) : chosen(upper) * (1.f / 16), of_group[odd][h]);
           }
-#pragma unroll
-          for (int h = 0; h < 2; ++h)
-            of_group[odd][h] = kQ2 || kQ1 ? fmaf(up(t, odd, odd), upper[2 * h + odd], c[2 * h + odd]) : c[2 * h + odd];
-        }
         const uint32_t first_group = 4 * kFours * u + 4 * four + 2 * (t % 2); // of the stage
 #pragma unroll
         for (uint32_t h = 0; h < 2; ++h)
           scale_groups(from + kAtScales + u * kPlanes.scale_bytes + (8 * h + g) * kRowBytes +
                            (four * 2 + t % 2) * kTwoScales,
-                       x_sums + 4 * kFours * unit + first_group, t, of_group[0][h], of_group[1][h],
-                       kPlanes.super_bytes != 0 ? of_unit[h] : of_q[h], sums[h]);
+                       x_sums + 4 * kFours * unit + first_group, t, of_group[0][h], of_group[1][h], of_q[h], sums[h]);
       }
       if constexpr (kPlanes.super_bytes != 0)
 #pragma unroll
         for (uint32_t h = 0; h < 2; ++h)
-          of_q[h] = fmaf(half_at(super_of(from, unit, u) + (8 * h + g) * 4), of_unit[h], of_q[h]);
+          sums[h] = fmaf(half_at(super_of(from, unit, u) + (8 * h + g) * 4) * lane_up, of_q[h], sums[h]);
     }
     if constexpr (kPlanes.super_bytes != 0 && !kSixteen) { // minimums: blocks 2t and 2t + 1 of the stage's eight
       if (t / 2 < count) {
@@ -350,10 +351,9 @@ template <uint32_t kFormat> struct BlockStream {
         }
       }
     }
-    // Quants are sums times 2^-24, and so are the scales of Q4_K and Q5_K.
-    const float lane_up = (t < 2 ? -kUp : kUp / 16) * (kPlanes.super_bytes != 0 && !kSixteen ? kUp : 1.f);
+    if constexpr (kPlanes.super_bytes == 0)
 #pragma unroll
-    for (int h = 0; h < 2; ++h) sums[h] = fmaf(lane_up, of_q[h], sums[h]);
+      for (int h = 0; h < 2; ++h) sums[h] = fmaf(lane_up, of_q[h], sums[h]);
   }
   // Of two groups that follow each other, whose sums of x lie at x_sums: their sums times the scales, to of_q; offsets,
   // and minimums that lie with the scales, by the lanes that have column j.
