@@ -3,6 +3,12 @@
 #include "buckets.hpp"
 
 namespace quire::cuda {
+namespace {
+
+// Of a sequence's block table, a KV group: 1,024 tokens in blocks of 16.
+constexpr uint64_t kExpectedTableBytes = 256;
+
+} // namespace
 
 Graph::~Graph() {
   if (executable_ != nullptr) ignore(cudaGraphExecDestroy(executable_));
@@ -25,6 +31,7 @@ Graph Graph::end(cudaStream_t stream) {
   const cudaError_t error = cudaGraphInstantiate(&result.executable_, graph, 0);
   ignore(cudaGraphDestroy(graph));
   check(error, "making a graph");
+  check(cudaGraphUpload(result.executable_, stream), "making a graph"); // or its first launch would: a millisecond
   return result;
 }
 
@@ -39,31 +46,41 @@ StepArrays arrays_at(const std::byte* buffer, const StepLayout& layout, const in
   return arrays;
 }
 
-void DecodeGraphs::capture(Entry& entry, uint32_t bucket, const CompiledProgram& program, const std::byte* step_buffer,
-                           const int32_t* sampled, cudaStream_t stream, bool overlap) {
+void DecodeGraphs::capture(Entry& entry, uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch,
+                           const Sampler& sampler, const Queue& queue) {
   entry.shape = bucket_shape(bucket, program.step);
   entry.layout = lay_out_step(entry.shape, program.step.groups, program.step.classes);
   StepRun run;
-  run.queue = {stream, overlap};
   run.tokens = run.sequences = run.rows = bucket;
-  run.buffer = step_buffer;
+  run.buffer = fetch.to;
   run.captured = true;
   run.layout = &entry.layout;
-  run.arrays = arrays_at(step_buffer, entry.layout, sampled);
-  entry.graph = Graph::capture(stream, [&] { run_program(program, run); });
+  run.arrays = arrays_at(run.buffer, entry.layout, sampler.tokens());
+  const uint64_t expected_bytes = entry.layout.tables + uint64_t{bucket} * kExpectedTableBytes;
+  const auto* rows = reinterpret_cast<const SampleRow*>(run.buffer + entry.layout.sampling);
+  const Tensor logits = program.tensor(program.data.outputs[0]);
+  entry.graph = Graph::capture(queue.stream, [&] {
+    fetch_step(queue, expected_bytes, fetch);
+    run.queue = {queue.stream, false}; // the step is there before anything begins: see fetch_step.hpp
+    for (const Launch* launch : launches_of(program, run)) {
+      launch->run(run);
+      run.queue = queue;
+    }
+    sampler.queue_plain(rows, bucket, static_cast<const float*>(logits.data), program.data.vocab, queue);
+  });
 }
 
-void DecodeGraphs::capture_all(const CompiledProgram& program, const std::byte* step_buffer, const int32_t* sampled,
-                               cudaStream_t stream, bool overlap) {
+void DecodeGraphs::capture_all(const CompiledProgram& program, const FetchArgs& fetch, const Sampler& sampler,
+                               const Queue& queue) {
   entries_.clear();
   for (const uint32_t bucket : buckets_up_to(program.limits.max_sequences))
-    capture(entries_[bucket], bucket, program, step_buffer, sampled, stream, overlap);
+    capture(entries_[bucket], bucket, program, fetch, sampler, queue);
 }
 
-void DecodeGraphs::capture_again(uint32_t bucket, const CompiledProgram& program, const std::byte* step_buffer,
-                                 const int32_t* sampled, cudaStream_t stream, bool overlap) {
+void DecodeGraphs::capture_again(uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch,
+                                 const Sampler& sampler, const Queue& queue) {
   const auto found = entries_.find(bucket);
-  if (found != entries_.end()) capture(found->second, bucket, program, step_buffer, sampled, stream, overlap);
+  if (found != entries_.end()) capture(found->second, bucket, program, fetch, sampler, queue);
 }
 
 const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, uint32_t rows) const {

@@ -1,9 +1,12 @@
-// Decode steps as captured graphs: one for each bucket of sequences, replayed with whatever the step buffer holds.
+// Decode steps as captured graphs: one for each bucket of sequences, replayed with whatever the host has written. A
+// graph fetches its step, runs the program and samples the plain rows.
 //
 // Errors: Failure. Threads: the backend's queue.
 #pragma once
 
 #include "compile.hpp"
+#include "ops/fetch_step.hpp"
+#include "sampler.hpp"
 
 #include <cstdint>
 #include <map>
@@ -49,19 +52,18 @@ class DecodeGraphs {
     Graph graph;
   };
 
-  // Captures every bucket up to the limits. overlap: with programmatic dependent launches.
-  void capture_all(const CompiledProgram& program, const std::byte* step_buffer, const int32_t* sampled,
-                   cudaStream_t stream, bool overlap);
+  // Captures every bucket up to the limits. fetch, sampler: whose memory the graphs name.
+  void capture_all(const CompiledProgram& program, const FetchArgs& fetch, const Sampler& sampler, const Queue& queue);
   // Captures the bucket of so many sequences anew, if there is one.
-  void capture_again(uint32_t bucket, const CompiledProgram& program, const std::byte* step_buffer,
-                     const int32_t* sampled, cudaStream_t stream, bool overlap);
+  void capture_again(uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch, const Sampler& sampler,
+                     const Queue& queue);
   // The graph that runs a decode step of so many sequences and rows; null where there is none.
   const Entry* find(uint32_t sequences, uint32_t rows) const;
   bool empty() const { return entries_.empty(); }
 
  private:
-  static void capture(Entry& entry, uint32_t bucket, const CompiledProgram& program, const std::byte* step_buffer,
-                      const int32_t* sampled, cudaStream_t stream, bool overlap);
+  static void capture(Entry& entry, uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch,
+                      const Sampler& sampler, const Queue& queue);
   std::map<uint32_t, Entry> entries_; // by bucket
 };
 

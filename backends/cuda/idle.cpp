@@ -24,8 +24,7 @@ bool CudaInstance::idle(uint32_t microseconds) {
       LinearTuning::Hooks hooks;
       hooks.settled = [this](uint32_t rows) {
         for (Loaded& loaded : programs_)
-          loaded.graphs.capture_again(rows, *loaded.program, loaded.step_buffer.data(), sampler_.tokens(),
-                                      stream_.get(), device_.compute_capability >= 90);
+          loaded.graphs.capture_again(rows, *loaded.program, loaded.fetch(), sampler_, queue());
       };
       hooks.log = [this](int32_t level, const std::string& message) { log(level, message); };
       const LinearChoiceFile file = choices_of(device_, *library_);

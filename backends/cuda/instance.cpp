@@ -69,6 +69,9 @@ uint32_t CudaInstance::compile(const quire_program& program, const quire_limits&
     for (PinnedBuffer& staging : staging_)
       if (staging.bytes() < loaded.step_bytes) staging = PinnedBuffer(loaded.step_bytes, "steps");
     const int32_t* tokens_before = sampler_.tokens();
+    loaded.fetch_slots = PinnedBuffer(kFetchSlots * loaded.fetch_bytes(), "steps");
+    loaded.fetch_turn = DeviceBuffer(2 * sizeof(uint32_t), "steps");
+    check(cudaMemsetAsync(loaded.fetch_turn.data(), 0, loaded.fetch_turn.bytes(), stream_.get()), "preparing steps");
     sampler_.reserve(limits.max_rows, program.vocab_size);
     tuning_.reset();
     programs_.push_back(std::move(loaded));
@@ -98,11 +101,7 @@ void CudaInstance::kv_create(const quire_kv_config& config) {
 
 void CudaInstance::capture(Loaded& target) {
   if (!target.program->kv) return;
-  const CompiledProgram& program = *target.program;
-  const Queue queue{stream_.get(), device_.compute_capability >= 90};
-  target.graphs.capture_all(program, target.step_buffer.data(), sampler_.tokens(), queue.stream, queue.overlap);
-  sampler_.capture(static_cast<const float*>(program.tensor(program.data.outputs[0]).data), program.data.vocab,
-                   program.limits.max_rows, queue);
+  target.graphs.capture_all(*target.program, target.fetch(), sampler_, queue());
 }
 
 void CudaInstance::wait_for_swaps_of(const quire_step& step, CompiledProgram& program) {
@@ -140,21 +139,25 @@ void CudaInstance::queue_step(const quire_step& step, Loaded& target, bool may_u
   if (layout.tables + 4 * entries * program.step.groups + 128 > target.step_bytes)
     throw Failure(QUIRE_INVALID, "CUDA: the step's block tables are longer than the context of the limits");
 
-  const PinnedBuffer& staging = staging_[ticket % kSlots];
   if (staging_in_doubt_) check(cudaStreamSynchronize(stream_.get()), "waiting for the device");
+  std::byte* const staging =
+      queued.graph != nullptr ? target.next_slot() + sizeof(FetchHeader) : staging_[ticket % kSlots].data();
   const uint64_t bytes = write_step(step, program.step, plans_, shape, layout, sampler_.row_base(step.token_ticket),
-                                    {staging.data(), static_cast<size_t>(target.step_bytes)});
-  lap.add(times_.now.write);
+                                    {staging, static_cast<size_t>(target.step_bytes)});
   mark_done();
   wait_for_swaps_of(step, program);
+  if (queued.graph != nullptr) {
+    const FetchHeader header{static_cast<uint32_t>(bytes), {}};
+    std::memcpy(target.next_slot(), &header, sizeof header);
+    lap.add(times_.now.write);
+    return;
+  }
   staging_in_doubt_ = true;
-  check(cudaMemcpyAsync(target.step_buffer.data(), staging.data(), bytes, cudaMemcpyHostToDevice, stream_.get()),
+  check(cudaMemcpyAsync(target.step_buffer.data(), staging, bytes, cudaMemcpyHostToDevice, stream_.get()),
         "sending a step");
-  lap.add(times_.now.copy);
-  if (queued.graph != nullptr) return;
 
   StepRun& run = queued.run;
-  run.queue = {stream_.get(), device_.compute_capability >= 90};
+  run.queue = queue();
   run.tokens = step.num_tokens, run.sequences = step.num_sequences, run.rows = step.num_rows;
   run.buffer = target.step_buffer.data();
   run.layout = &layout;
@@ -171,18 +174,13 @@ uint64_t CudaInstance::submit(const quire_step& step) {
     times_.now = {};
     Queued queued;
     queue_step(step, target, true, queued);
-    Lap lap;
-    const uint64_t slot = (last_ticket_ + 1) % kSlots;
-    decodes_[slot] = queued.graph != nullptr;
-    if (queued.graph != nullptr) {
-      if (is_timed(last_ticket_ + 1)) begun_[slot].record(stream_.get());
-      queued.graph->graph.launch(stream_.get());
-    } else {
+    if (queued.graph == nullptr) {
       run_program(*target.program, queued.run);
+      staging_in_doubt_ = false;
     }
-    lap.add(times_.now.launch);
     unmarked_ = ++last_ticket_;
-    staging_in_doubt_ = false;
+    unlaunched_ = {&target, queued.graph};
+    decodes_[last_ticket_ % kSlots] = false;
     sampler_.forget(last_ticket_);
     last_program_ = step.program, last_rows_ = step.num_rows, last_tokens_ = step.num_tokens,
     last_sequences_ = step.num_sequences;
@@ -190,8 +188,22 @@ uint64_t CudaInstance::submit(const quire_step& step) {
   });
 }
 
+void CudaInstance::launch_decode() {
+  const uint64_t slot = last_ticket_ % kSlots;
+  if (is_timed(last_ticket_)) begun_[slot].record(stream_.get());
+  unlaunched_.graph->graph.launch(stream_.get());
+  unlaunched_.target->next_fetch = (unlaunched_.target->next_fetch + 1) % kFetchSlots;
+  unlaunched_ = {};
+  decodes_[slot] = true;
+}
+
+void CudaInstance::launch_unsampled() {
+  for (SampleRow& row : unlaunched_.rows()) row.out = kNotSampled;
+  launch_decode();
+}
+
 void CudaInstance::sample(uint64_t ticket, std::span<const quire_sampling_row> rows) {
-  verb([&] {
+  verb_before_launch([&] {
     if (ticket != last_ticket_ || ticket == 0)
       throw Failure(QUIRE_INVALID, "CUDA: only the ticket just submitted can be sampled");
     if (rows.size() != last_rows_)
@@ -199,10 +211,21 @@ void CudaInstance::sample(uint64_t ticket, std::span<const quire_sampling_row> r
                     "CUDA: the ticket has " + std::to_string(last_rows_) + " rows, not " + std::to_string(rows.size()));
     if (rows.empty()) return;
     const CompiledProgram& program = *loaded(last_program_).program;
-    const Tensor logits = program.tensor(program.data.outputs[0]);
-    sampler_.sample(ticket, rows, static_cast<const float*>(logits.data), program.data.vocab,
-                    {stream_.get(), device_.compute_capability >= 90}, times_.now);
     Lap lap;
+    bool plain = false;
+    if (unlaunched_.graph != nullptr) {
+      plain = sampler_.pack_plain(ticket, rows, program.data.vocab, unlaunched_.rows());
+      lap.add(times_.now.pack);
+      launch_decode();
+      lap.add(times_.now.launch);
+    }
+    if (plain) {
+      sampler_.sampled_plain(ticket, static_cast<uint32_t>(rows.size()));
+    } else {
+      const Tensor logits = program.tensor(program.data.outputs[0]);
+      sampler_.sample(ticket, rows, static_cast<const float*>(logits.data), program.data.vocab, queue(), times_.now);
+    }
+    lap = {};
     mark_done();
     lap.add(times_.now.sample);
     if (decodes_[ticket % kSlots]) times_.add_submitted();
@@ -210,12 +233,23 @@ void CudaInstance::sample(uint64_t ticket, std::span<const quire_sampling_row> r
 }
 
 void CudaInstance::wait(uint64_t ticket, std::span<quire_sampled_row> rows) {
-  verb([&] {
+  verb_before_launch([&] {
     if (ticket != last_waited_ + 1 || ticket > last_ticket_)
       throw Failure(QUIRE_INVALID, "CUDA: tickets are waited for in their order, each once");
     if (rows.size() != sampler_.num_rows(ticket))
       throw Failure(QUIRE_INVALID, "CUDA: " + std::to_string(sampler_.num_rows(ticket)) + " rows were sampled, not " +
                                        std::to_string(rows.size()));
+    if (unlaunched_.graph != nullptr) {
+      try {
+        launch_unsampled();
+      } catch (const Failure&) {
+        if (ticket == last_ticket_) { // its step won't come
+          unlaunched_ = {};
+          last_waited_ = ticket;
+          throw;
+        }
+      }
+    }
     if (unmarked_ == ticket) mark_done();
     const uint64_t slot = ticket % kSlots, before = (ticket - 1) % kSlots;
     done_[slot].wait();

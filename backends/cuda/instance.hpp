@@ -1,9 +1,10 @@
 // An instance: one device, one queue, and the verbs of plugin.h.
 //
-// Work goes to one stream in the order of the calls; swaps have their own (kv_cache.hpp). A decode step is one copy to
-// the device and one graph; every other step launches its kernels directly. A slot of what is copied from host memory
-// is free again once its ticket was waited for: there are more slots than tickets may be unwaited. Errors: Failure;
-// after QUIRE_DEVICE_LOST every verb fails alike. Threads: [engine], as in plugin.h.
+// Work goes to one stream in the order of the calls; swaps have their own (kv_cache.hpp). A decode step is one graph,
+// sampling included: submit() writes the step, and whatever verb comes next launches it, which is sample() but for
+// callers that don't sample. Every other step is a copy to the device and launches its kernels directly. A slot of what
+// the device reads of host memory is free again once its ticket was waited for: there are more slots than tickets may
+// be unwaited. Errors: Failure; after QUIRE_DEVICE_LOST every verb fails alike. Threads: [engine], as in plugin.h.
 #pragma once
 
 #include "compile.hpp"
@@ -46,8 +47,18 @@ class CudaInstance final : public Instance {
   struct Loaded {
     std::unique_ptr<CompiledProgram> program;
     DeviceBuffer step_buffer;
-    DecodeGraphs graphs;
     uint64_t step_bytes = 0;
+    // Of decode steps: what their graphs fetch, and whose turn it is.
+    DecodeGraphs graphs;
+    PinnedBuffer fetch_slots; // [kFetchSlots] FetchHeader and step
+    DeviceBuffer fetch_turn;
+    uint32_t next_fetch = 0; // the device's turn behind all that was launched
+
+    uint64_t fetch_bytes() const { return sizeof(FetchHeader) + step_bytes; } // of a slot
+    std::byte* next_slot() const { return fetch_slots.data() + next_fetch * fetch_bytes(); }
+    FetchArgs fetch() const {
+      return {fetch_slots.data(), fetch_bytes(), step_buffer.data(), fetch_turn.as<uint32_t>()};
+    }
   };
   static constexpr uint32_t kSlots = 3; // of steps on their way: two tickets in flight and one being written
 
@@ -57,13 +68,25 @@ class CudaInstance final : public Instance {
   // Whose KV the block verbs mean: the last kv_create's.
   KvCache& kv();
   void wait_for_swaps_of(const quire_step& step, CompiledProgram& program);
-  // Copies the step to the device; the run to launch it with, or the graph.
+  // Writes the step for its graph to fetch, or copies it to the device: then the run to launch it with.
   struct Queued {
     StepRun run;
     StepLayout layout; // of a step without a graph
     const DecodeGraphs::Entry* graph = nullptr;
   };
   void queue_step(const quire_step& step, Loaded& loaded, bool may_use_graph, Queued& queued);
+  // The decode step that submit() has written and nobody has launched. Kept where a launch fails.
+  struct Unlaunched {
+    Loaded* target = nullptr;
+    const DecodeGraphs::Entry* graph = nullptr; // null: there is none
+    std::span<SampleRow> rows() const {         // [bucket], to be packed before the launch
+      return {reinterpret_cast<SampleRow*>(target->next_slot() + sizeof(FetchHeader) + graph->layout.sampling),
+              graph->shape.sampling_rows};
+    }
+  };
+  void launch_decode();
+  void launch_unsampled();
+  Queue queue() const { return {stream_.get(), device_.compute_capability >= 90}; }
   // idle.cpp: whether kernels are chosen by timing; what an earlier run chose.
   bool tunes() const;
   void load_choices();
@@ -73,8 +96,15 @@ class CudaInstance final : public Instance {
   void mark_done();
   void log(int32_t level, const std::string& message) const;
   Failure device_lost() const;
-  // Runs a verb; remembers the sentence of a lost device, which every later verb repeats.
+  // Runs a verb, behind whatever submit() left; remembers the sentence of a lost device, which every later verb
+  // repeats.
   template <class Body> auto verb(Body&& body) -> decltype(body()) {
+    return verb_before_launch([&] {
+      if (unlaunched_.graph != nullptr) launch_unsampled();
+      return body();
+    });
+  }
+  template <class Body> auto verb_before_launch(Body&& body) -> decltype(body()) {
     if (lost_) throw device_lost();
     try {
       return body();
@@ -95,7 +125,8 @@ class CudaInstance final : public Instance {
   PinnedBuffer staging_[kSlots];
   Event begun_[kSlots]{Event(true), Event(true), Event(true)}; // of decode steps: the step is on the device
   Event done_[kSlots]{Event(true), Event(true), Event(true)};
-  bool decodes_[kSlots]{};
+  bool decodes_[kSlots]{}; // a graph was launched for it
+  Unlaunched unlaunched_;
   uint64_t unmarked_ = 0;         // the last ticket, while its end is not marked
   bool staging_in_doubt_ = false; // a verb failed behind the copy of its step
   StepPlans plans_;

@@ -1,15 +1,11 @@
 #include "sampler.hpp"
 
-#include "buckets.hpp"
-
 #include <algorithm>
 #include <cassert>
 #include <cstring>
 
 namespace quire::cuda {
 namespace {
-
-constexpr uint32_t kMostCapturedRows = 512;
 
 uint64_t align_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
@@ -35,47 +31,51 @@ void Sampler::reserve(uint32_t max_rows, uint32_t vocab) {
   DeviceBuffer tokens(align_up(2ull * rows * 4), "sampled tokens");
   DeviceBuffer partials(align_up(uint64_t{rows} * sample_stretches(words) * sizeof(SamplePartial)), "sampling");
   DeviceBuffer candidates(align_up(uint64_t{rows} * QUIRE_MAX_CANDIDATES * sizeof(quire_candidate)), "sampling");
+  PinnedBuffer results(align_up(2ull * rows * sizeof(SampleResult)), "sampled rows");
   for (Slot& slot : slots_) { // growing while serving would wait for the device
-    grow(slot.results, rows * sizeof(SampleResult), "sampled rows");
     grow(slot.rows_upload, rows * sizeof(SampleRow), "sampling parameters");
     grow(slot.rows_device, rows * sizeof(SampleRow), "sampling parameters");
   }
   tokens_ = std::move(tokens), partials_ = std::move(partials), candidates_ = std::move(candidates);
+  results_ = std::move(results);
   max_rows_ = rows, vocab_ = words;
-  captured_.clear();
 }
 
-SampleArgs Sampler::arguments(uint64_t ticket, const float* logits, uint32_t vocab) const {
-  const Slot& slot = slots_[ticket % kSlots];
+SampleArgs Sampler::arguments(const SampleRow* packed, const float* logits, uint32_t vocab) const {
   SampleArgs a{};
   a.logits = logits, a.adjusted = adjusted_.as<float>(), a.vocab = vocab;
-  a.rows = slot.rows_device.as<SampleRow>();
-  a.pending = tokens() + row_base(ticket + 1);
+  a.rows = packed;
   a.partials = partials_.as<SamplePartial>();
-  a.tokens = tokens() + row_base(ticket);
-  a.results = slot.results.as<SampleResult>();
+  a.tokens = tokens();
+  a.results = results_.as<SampleResult>();
   a.candidates = candidates_.as<quire_candidate>();
   return a;
 }
 
-void Sampler::capture(const float* logits, uint32_t vocab, uint32_t max_rows, const Queue& queue) {
-  assert(max_rows <= max_rows_ && vocab <= vocab_);
-  captured_.clear();
-  captured_logits_ = logits, captured_vocab_ = vocab;
-  for (const uint32_t bucket : buckets_up_to(std::min(max_rows, kMostCapturedRows))) {
-    Captured& entry = captured_.emplace_back();
-    entry.bucket = bucket;
-    for (uint32_t slot = 0; slot < kSlots; ++slot)
-      entry.graphs[slot] = Graph::capture(queue.stream, [&] {
-        check(cudaMemcpyAsync(slots_[slot].rows_device.data(), slots_[slot].rows_upload.data(),
-                              bucket * sizeof(SampleRow), cudaMemcpyHostToDevice, queue.stream),
-              "sending sampling parameters");
-        cuda::sample({queue.stream, false}, bucket, arguments(slot, logits, vocab));
-      });
-  }
+void Sampler::queue_plain(const SampleRow* packed, uint32_t rows, const float* logits, uint32_t vocab,
+                          const Queue& queue) const {
+  assert(vocab <= vocab_);
+  cuda::sample(queue, rows, arguments(packed, logits, vocab));
 }
 
-Sampler::Extras Sampler::pack(std::span<const quire_sampling_row> rows, uint32_t vocab, SampleRow* to) {
+bool Sampler::pack_plain(uint64_t ticket, std::span<const quire_sampling_row> rows, uint32_t vocab,
+                         std::span<SampleRow> to) {
+  assert(rows.size() <= to.size() && rows.size() <= max_rows_);
+  const Extras extras = pack(rows, vocab, row_base(ticket), to.data());
+  const bool plain = !extras.brings() && !extras.adjusts && !extras.candidates;
+  for (SampleRow& row : to.subspan(plain ? rows.size() : 0)) row.out = kNotSampled;
+  return plain;
+}
+
+void Sampler::sampled_plain(uint64_t ticket, uint32_t rows) {
+  Slot& slot = slots_[ticket % kSlots];
+  slot.wanted.clear();
+  slot.has_candidates = false;
+  slot.rows = rows;
+}
+
+Sampler::Extras Sampler::pack(std::span<const quire_sampling_row> rows, uint32_t vocab, uint32_t first_place,
+                              SampleRow* to) {
   const auto share = [](float p) { return p == 1 ? 0.f : p; };
   const uint32_t mask_words = (vocab + 31) / 32;
   Extras extras;
@@ -94,6 +94,7 @@ Sampler::Extras Sampler::pack(std::span<const quire_sampling_row> rows, uint32_t
     row.bias = static_cast<uint32_t>(extras.biases), row.num_bias = from.num_bias;
     row.mask = from.mask != nullptr ? static_cast<uint32_t>(extras.masks * mask_words) : kNoMask;
     row.adjusts = adjusts(from);
+    row.out = first_place++;
     extras.counts += from.num_counts, extras.biases += from.num_bias;
     extras.masks += from.mask != nullptr, extras.wanted += from.logits != nullptr;
     extras.adjusts = extras.adjusts || row.adjusts != 0;
@@ -133,33 +134,19 @@ void Sampler::sample(uint64_t ticket, std::span<const quire_sampling_row> rows, 
   Slot& slot = slots_[ticket % kSlots];
   const auto count = static_cast<uint32_t>(rows.size());
   auto* const packed = slot.rows_upload.as<SampleRow>();
-  const Extras extras = pack(rows, vocab, packed);
-  const bool brings = extras.counts + extras.biases + extras.masks + extras.wanted != 0;
+  const Extras extras = pack(rows, vocab, row_base(ticket), packed);
   slot.wanted.clear();
   slot.has_candidates = extras.candidates;
   slot.vocab = vocab;
-  if (!brings && !extras.adjusts && !extras.candidates && logits == captured_logits_ && vocab == captured_vocab_) {
-    const auto entry = std::lower_bound(captured_.begin(), captured_.end(), count,
-                                        [](const Captured& c, uint32_t n) { return c.bucket < n; });
-    if (entry != captured_.end()) {
-      SampleRow padding = packed[0];
-      padding.temperature = 0;
-      std::fill(packed + count, packed + entry->bucket, padding);
-      lap.add(times.pack);
-      entry->graphs[ticket % kSlots].launch(queue.stream);
-      slot.rows = count;
-      lap.add(times.sample);
-      return;
-    }
-  }
-  SampleArgs a = arguments(ticket, logits, vocab);
+  SampleArgs a = arguments(slot.rows_device.as<SampleRow>(), logits, vocab);
+  a.pending = tokens() + row_base(ticket + 1);
   if (extras.adjusts) grow(adjusted_, uint64_t{max_rows_} * vocab_ * 4, "adjusted logits");
   a.adjusted = adjusted_.as<float>();
   if (extras.candidates) grow(slot.candidates, candidates_.bytes(), "candidates");
   const PinnedBuffer* from = &slot.rows_upload;
   const DeviceBuffer* to = &slot.rows_device;
   uint64_t bytes = count * sizeof(SampleRow);
-  if (brings) {
+  if (extras.brings()) {
     Places places;
     places.counts = align_up(bytes);
     places.bias = align_up(places.counts + extras.counts * sizeof(quire_token_count));
@@ -192,7 +179,7 @@ void Sampler::sample(uint64_t ticket, std::span<const quire_sampling_row> rows, 
 void Sampler::take(uint64_t ticket, std::span<quire_sampled_row> rows) {
   Slot& slot = slots_[ticket % kSlots];
   assert(rows.size() == slot.rows);
-  const auto* results = slot.results.as<SampleResult>();
+  const SampleResult* results = results_.as<SampleResult>() + row_base(ticket);
   for (uint32_t r = 0; r < rows.size(); ++r) {
     rows[r].token = results[r].token;
     rows[r].logprob = results[r].logprob;

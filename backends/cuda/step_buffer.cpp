@@ -33,6 +33,7 @@ StepLayout lay_out_step(const StepShape& shape, uint32_t groups, const std::vect
   layout.token_rows = take(4ull * shape.tokens);
   layout.positions = take(4ull * shape.tokens);
   layout.rows = take(4ull * shape.rows);
+  layout.sampling = take(sizeof(SampleRow) * uint64_t{shape.sampling_rows});
   for (uint32_t g = 0; g < groups; ++g) {
     layout.slots.push_back(take(4ull * shape.tokens));
     layout.token_tables.push_back(take(4ull * shape.tokens));
@@ -193,7 +194,7 @@ StepShape exact_shape(const quire_step& step, const StepPlans& plans) {
 
 StepShape bucket_shape(uint32_t bucket, const StepTraits& traits) {
   StepShape shape;
-  shape.tokens = shape.rows = bucket;
+  shape.tokens = shape.rows = shape.sampling_rows = bucket;
   for (const AttendClass& kind : traits.classes) {
     shape.decode_items.push_back(traits.fixed_order ? 0 : max_decode_items(bucket, kind.blocks, kind.kv_heads));
     shape.prefill_items.push_back(0);
@@ -308,6 +309,7 @@ uint64_t most_step_bytes(const StepTraits& traits) {
   StepShape shape;
   shape.tokens = std::max(limits.max_tokens, limits.max_sequences) + 16;
   shape.rows = std::max(limits.max_rows, limits.max_sequences) + 16;
+  shape.sampling_rows = limits.max_sequences + 16;
   uint64_t parts = 0;
   for (const AttendClass& kind : traits.classes) {
     const uint32_t group = std::max(1u, kind.heads / kind.kv_heads);

@@ -1,4 +1,4 @@
-// A step as the device reads it: one stretch of memory, written on the host and copied at once.
+// A step as the device reads it: one stretch of memory, written on the host and brought over at once.
 //
 // Offsets depend on the shape of the step alone (for decode graphs, on the bucket), so that captured launches find
 // their arrays; block tables and the chunk lists of fixed order, whose lengths vary, lie at the end and are found by
@@ -7,6 +7,7 @@
 #pragma once
 
 #include "attend_plan.hpp"
+#include "ops/sample.hpp"
 
 #include <quire/plugin.h>
 
@@ -32,6 +33,7 @@ struct AttendClass {
 // Where things lie: bytes from the start.
 struct StepLayout {
   uint64_t tokens = 0, token_rows = 0, positions = 0, rows = 0;
+  uint64_t sampling = 0;              // SampleRow [sampling rows]: Sampler packs them
   std::vector<uint64_t> slots;        // [groups]
   std::vector<uint64_t> token_tables; // [groups]
   struct Class {
@@ -43,6 +45,7 @@ struct StepLayout {
 
 struct StepShape {
   uint32_t tokens = 0, rows = 0;
+  uint32_t sampling_rows = 0;                                                 // that the step brings along
   std::vector<uint32_t> decode_items, prefill_items, wide_items, first_parts; // [classes] room
 };
 

@@ -30,19 +30,19 @@ class Lap {
 struct StepTimes {
   struct Parts {
     double check = 0, plan = 0, write = 0; // the step: is it right, attention's work lists, into pinned memory
-    double copy = 0, launch = 0;           // the driver's: the copy's call; the graph's, with its timer
-    double pack = 0, sample = 0;           // sampling's rows; the driver's calls for them
+    double launch = 0;                     // the driver's: the graph's call, with its timer
+    double pack = 0, sample = 0;           // sampling's rows; the driver's calls behind the graph
   };
   Parts now, total;
   double take = 0; // sampled rows for the caller, and reading the timers
-  // Of the device, in the steps that are timed: from when it has the step to its sampled rows; from those of the step
-  // before to when it has this one, the step's copy included.
+  // Of the device, in the steps that are timed: from when it begins to fetch the step to its sampled rows; from those
+  // of the step before to that.
   double run = 0, gap = 0;
   uint64_t steps = 0, runs = 0, gaps = 0;
 
   void add_submitted() {
     total.check += now.check, total.plan += now.plan, total.write += now.write;
-    total.copy += now.copy, total.launch += now.launch;
+    total.launch += now.launch;
     total.pack += now.pack, total.sample += now.sample;
     ++steps;
   }
@@ -62,7 +62,6 @@ struct StepTimes {
     put("decode_check_seconds", total.check);
     put("decode_plan_seconds", total.plan);
     put("decode_write_seconds", total.write);
-    put("decode_copy_seconds", total.copy);
     put("decode_launch_seconds", total.launch);
     put("decode_pack_seconds", total.pack);
     put("decode_sample_seconds", total.sample);

@@ -91,12 +91,12 @@ void bench_sample(benchmark::State& state) {
   sampler.reserve(rows, 128256);
   std::vector<quire_sampling_row> wanted(rows);
   std::vector<quire_sampled_row> sampled(rows);
-  std::vector<float> logits(16);
-  StepTimes::Parts times;
+  std::vector<SampleRow> packed(rows);
   uint64_t ticket = 0;
   for (auto _ : state) {
     for (quire_sampling_row& row : wanted) row.temperature = 1, row.position = static_cast<uint32_t>(ticket);
-    sampler.sample(++ticket, wanted, logits.data(), 128256, {}, times);
+    benchmark::DoNotOptimize(sampler.pack_plain(++ticket, wanted, 128256, packed));
+    sampler.sampled_plain(ticket, rows);
     sampler.take(ticket, sampled);
   }
 }
@@ -110,15 +110,15 @@ void bench_step(benchmark::State& state) {
   sampler.reserve(rows, batch.traits.vocab);
   std::vector<quire_sampling_row> wanted(rows);
   std::vector<quire_sampled_row> sampled(rows);
-  std::vector<float> logits(16);
-  StepTimes::Parts times;
   uint64_t ticket = 0;
   over_steps(state, batch, [&] {
     check_step(batch.step, batch.traits, std::array{kBlocks});
     plan_step(batch.step, batch.traits, batch.plans);
     benchmark::DoNotOptimize(
         write_step(batch.step, batch.traits, batch.plans, batch.shape, batch.layout, 0, batch.staging));
-    sampler.sample(++ticket, wanted, logits.data(), batch.traits.vocab, {}, times);
+    auto* const packed = reinterpret_cast<SampleRow*>(batch.staging.data() + batch.layout.sampling);
+    benchmark::DoNotOptimize(sampler.pack_plain(++ticket, wanted, batch.traits.vocab, {packed, rows}));
+    sampler.sampled_plain(ticket, rows);
     sampler.take(ticket, sampled);
   });
 }

@@ -27,6 +27,7 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(SampleArgs a) {
   const uint32_t r = blockIdx.y, tid = threadIdx.x, first = blockIdx.x * kStretch;
   const uint32_t end = min(first + kStretch, a.vocab);
   const SampleRow& row = a.rows[r];
+  if (row.out == kNotSampled) return;
   const float* logits = a.logits + size_t{r} * a.vocab;
   float* adjusted = a.adjusted + size_t{r} * a.vocab;
   const uint32_t* mask = row.mask != kNoMask ? a.masks + row.mask : nullptr;
@@ -275,6 +276,7 @@ __global__ void __launch_bounds__(kSampleThreads) choose_kernel(uint32_t stretch
   wait_for_previous_kernels();
   const uint32_t r = blockIdx.x, tid = threadIdx.x;
   const SampleRow row = a.rows[r];
+  if (row.out == kNotSampled) return;
   const SamplePartial* partials = a.partials + size_t{r} * stretches;
   SamplePartial all = partials[0];
   for (uint32_t s = 1; s < stretches; ++s) {
@@ -304,8 +306,8 @@ __global__ void __launch_bounds__(kSampleThreads) choose_kernel(uint32_t stretch
     }
   }
   if (tid == 0) {
-    a.tokens[r] = token;
-    a.results[r] = {token, token >= 0 ? logits[token] - log_sum : 0.f, num_candidates, 0};
+    a.tokens[row.out] = token;
+    a.results[row.out] = {token, token >= 0 ? logits[token] - log_sum : 0.f, num_candidates, 0};
   }
 }
 

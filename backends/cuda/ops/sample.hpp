@@ -12,6 +12,7 @@
 namespace quire::cuda {
 
 inline constexpr uint32_t kNoMask = 0xffffffffu;
+inline constexpr uint32_t kNotSampled = 0xffffffffu; // a padding row's `out`
 
 // A row as the device reads it; counts, bias and masks lie behind each other in one upload.
 struct SampleRow {
@@ -25,6 +26,7 @@ struct SampleRow {
   uint32_t bias, num_bias;
   uint32_t mask;    // index of its first word, or kNoMask
   uint32_t adjusts; // 1: the logits are changed, masked or filtered
+  uint32_t out;     // its place in tokens and results, or kNotSampled
 };
 
 struct alignas(16) SampleResult { // one store: it may lie in the host's memory
@@ -52,8 +54,8 @@ struct SampleArgs {
   const uint32_t* masks;
   const int32_t* pending;      // tokens of the ticket before
   SamplePartial* partials;     // [R, sample_stretches(vocab)]
-  int32_t* tokens;             // [R] for the next step
-  SampleResult* results;       // [R] pinned memory of the host
+  int32_t* tokens;             // [places] for the next step
+  SampleResult* results;       // [places] pinned memory of the host
   quire_candidate* candidates; // [R, QUIRE_MAX_CANDIDATES]
 };
 

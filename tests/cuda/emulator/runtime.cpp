@@ -137,6 +137,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete reinterpret_cast
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   return delete reinterpret_cast<Work*>(executable), cudaSuccess;
 }
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return fail_next(); }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
   if (const cudaError_t error = fail_next(); error != cudaSuccess) return error;
   ++control().graph_launches;
