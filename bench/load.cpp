@@ -13,18 +13,22 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-class Recorder : public EventSink {
+// A token comes when its step is done. What each token touches comes first, in one cache line.
+class alignas(64) Recorder : public EventSink {
  public:
-  Recorder(LoadResult& result, Clock::time_point start) : result_(result), start_(start) {}
+  Recorder(LoadResult& result, Clock::time_point start) : start_(start), result_(result) {
+    seconds_.swap(result_.token_seconds);
+  }
 
   void token(TokenEvent&& event) noexcept override {
-    const double now = std::chrono::duration<double>(Clock::now() - start_).count();
-    if (event.token >= 0) result_.token_seconds.push_back(now);
+    if (event.token >= 0) seconds_.push_back(std::chrono::duration<double>(event.made - start_).count());
+    if (event.finish == FinishReason::none) return;
     if (event.finish == FinishReason::error) result_.error = std::move(event.error);
     result_.cut_off |= event.finish == FinishReason::cancelled;
-    result_.end_seconds = now;
+    result_.end_seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   }
   void finished(const Finished& summary) noexcept override {
+    seconds_.swap(result_.token_seconds);
     result_.output_tokens = summary.output_tokens;
     result_.cached_tokens = summary.cached_tokens;
     const std::lock_guard lock(mutex_);
@@ -41,8 +45,9 @@ class Recorder : public EventSink {
   }
 
  private:
-  LoadResult& result_;
   const Clock::time_point start_;
+  std::vector<double> seconds_;
+  LoadResult& result_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool done_ = false;

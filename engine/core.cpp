@@ -154,7 +154,7 @@ void EngineCore::commit(FlyingStep flying) {
   ++counters_.steps;
   // A step that was done before it was waited for: the one behind it may have come too late.
   if (waited < 5e-6 && !pipe_.empty()) counters_.device_idle_seconds += pipe_.front().gap_seconds;
-  seen_done_ = done;
+  seen_done_ = made_ = done;
   if (status.code == QUIRE_DEVICE_LOST) {
     pipe_.push_front(std::move(flying)); // it is on the list of what was lost
     return device_lost(status.message);
@@ -183,19 +183,13 @@ void EngineCore::commit(FlyingStep flying) {
 
 // Hundreds of requests' records don't stay in the cache while a step is built: the next rows' are fetched in time.
 void EngineCore::fetch_ahead(const Step& step, size_t row) {
-  constexpr size_t record_ahead = 8, request_ahead = 5, sink_ahead = 2;
+  constexpr size_t record_ahead = 8, sink_ahead = 4;
   const auto record_of = [&](size_t ahead) -> const ChoiceRecord* {
     return row + ahead < step.rows.size() ? static_cast<const ChoiceRecord*>(step.rows[row + ahead].sequence->owner)
                                           : nullptr;
   };
-  if (const ChoiceRecord* record = record_of(record_ahead)) __builtin_prefetch(record);
-  if (const ChoiceRecord* record = record_of(request_ahead)) {
-    __builtin_prefetch(&record->request->request.sampling);
-    __builtin_prefetch(&record->request->request.sink);
-    __builtin_prefetch(&record->request->beams);
-    __builtin_prefetch(&record->request->summary.output_tokens, 1);
-  }
-  if (const ChoiceRecord* record = record_of(sink_ahead)) __builtin_prefetch(record->request->request.sink.get(), 1);
+  if (const ChoiceRecord* record = record_of(record_ahead)) __builtin_prefetch(record, 1);
+  if (const ChoiceRecord* record = record_of(sink_ahead)) __builtin_prefetch(record->sink, 1);
 }
 
 void EngineCore::account(const FlyingStep& flying) {

@@ -148,6 +148,7 @@ class EngineCore {
   std::vector<std::unique_ptr<Choice>> choices_, spare_choices_;
   EngineClock::time_point last_done_{}, last_revival_{};
   EngineClock::time_point seen_done_{}; // when a step was last seen done; none after a pause without work
+  EngineClock::time_point made_{};      // of the tokens at hand
   double mean_step_seconds_ = 0;
   uint64_t arrivals_ = 0, checked_at_step_ = 0;
   bool stopping_ = false;

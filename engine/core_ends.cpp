@@ -36,6 +36,7 @@ void EngineCore::end_request(ActiveRequest& request, FinishReason reason, const 
 void EngineCore::close_request(ActiveRequest& request) {
   request.over = true;
   for (const auto& s : request.group.sequences) scheduler_.finish(*s);
+  for (const auto& choice : request.choices) request.summary.output_tokens += choice->num_tokens;
   request.summary.cached_tokens = request.group.sequences.front()->num_cached;
   request.summary.total_seconds = std::chrono::duration<double>(EngineClock::now() - request.submitted).count();
   request.request.sink->finished(request.summary);

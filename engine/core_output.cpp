@@ -24,17 +24,17 @@ std::vector<Candidate> alternatives(std::span<const quire_candidate> candidates,
 
 void EngineCore::take_row(Step& step, size_t index) {
   Sequence& s = *step.rows[index].sequence;
-  if (s.state == SequenceState::finished) return;                       // by another row of its request
-  const auto* const record = static_cast<const ChoiceRecord*>(s.owner); // nearer than the group; beams have none
-  auto& request = record ? *record->request : *static_cast<ActiveRequest*>(s.group->owner);
+  if (s.state == SequenceState::finished) return;           // by another row of its request
+  auto* const record = static_cast<ChoiceRecord*>(s.owner); // beams have none
   const quire_sampled_row& sampled = step.sampled()[index];
+  if (record && sampled.token >= 0 && !s.host_chosen)
+    return deliver(*record, sampled.token, sampled.logprob, {sampled.candidates, sampled.num_candidates});
+  auto& request = *static_cast<ActiveRequest*>(s.group->owner);
   if (sampled.token < 0)
     return end_request(request, FinishReason::error,
                        "the model's logits held a NaN or infinity, or no token was allowed: the other requests go on");
   if (request.beams) return take_beam_row(step, index);
-  if (s.host_chosen) return post_choice(step, index);
-  deliver(*static_cast<ChoiceRecord*>(s.owner), sampled.token, sampled.logprob,
-          {sampled.candidates, sampled.num_candidates});
+  post_choice(step, index);
 }
 
 void EngineCore::post_choice(Step& step, size_t index) {
@@ -69,6 +69,7 @@ void EngineCore::collect_choices() {
   if (choosers_->outstanding() == 0) return;
   const double patience = pipe_.empty() ? 0 : mean_step_seconds_ / 4;
   choosers_->collect(choices_, std::chrono::nanoseconds(static_cast<int64_t>(patience * 1e9)));
+  made_ = EngineClock::now();
   for (std::unique_ptr<Choice>& choice : choices_) {
     auto& record = *static_cast<ChoiceRecord*>(choice->tag);
     --record.request->num_outstanding;
@@ -90,21 +91,20 @@ void EngineCore::collect_choices() {
 // The token is already among the sequence's.
 void EngineCore::deliver(ChoiceRecord& choice, int32_t token, float logprob,
                          std::span<const quire_candidate> candidates) {
-  ActiveRequest& request = *choice.request;
   const Sequence& s = *choice.sequence;
   ++counters_.output_tokens;
-  ++request.summary.output_tokens;
+  ++choice.num_tokens;
   TokenEvent event;
-  event.request = request.id;
+  event.request = choice.id;
+  event.made = made_;
   event.choice = s.sampling.choice(); // the same number, in a cache line that is there already
   event.token = token;
   event.logprob = logprob;
-  if (request.request.sampling.logprobs > 0)
-    event.candidates = alternatives(candidates, request.request.sampling.logprobs);
+  if (choice.logprobs > 0) event.candidates = alternatives(candidates, choice.logprobs);
 
   if (s.sampling.plan().stops(token)) {
     event.finish = FinishReason::stop;
-  } else if (choice.detokenizer) {
+  } else if (!choice.plain && choice.detokenizer) {
     const std::string text = choice.detokenizer->push(token);
     if (s.num_output() <= s.sampling.plan().min_tokens()) {
       choice.matcher->pass(text, event.text);
@@ -122,19 +122,23 @@ void EngineCore::deliver(ChoiceRecord& choice, int32_t token, float logprob,
   }
 
   const FinishReason reason = event.finish;
-  if (reason != FinishReason::none && !request.holds_events) keep(request, s.choice, s.tokens);
+  if (reason != FinishReason::none && !choice.request->holds_events) keep(*choice.request, s.choice, s.tokens);
   emit(choice, std::move(event));
   if (reason != FinishReason::none) finish_choice(choice);
 }
 
 void EngineCore::emit(ChoiceRecord& choice, TokenEvent&& event) {
-  if (choice.request->holds_events)
+  if (choice.plain && choice.started) return choice.sink->token(std::move(event));
+  if (choice.request->holds_events) {
     choice.held.push_back(std::move(event));
-  else
+  } else {
     send(*choice.request, std::move(event));
+    choice.started = choice.request->first_token;
+  }
 }
 
 void EngineCore::send(ActiveRequest& request, TokenEvent&& event) {
+  if (event.made == EngineClock::time_point{}) event.made = made_; // of beams
   if (event.token >= 0 && !request.first_token) {
     request.first_token = true;
     request.summary.first_token_seconds = seconds_since(request.submitted);

@@ -123,6 +123,10 @@ std::unique_ptr<ActiveRequest> EngineCore::make_request(Request request) {
     auto choice = std::make_unique<ChoiceRecord>();
     choice->request = &a;
     choice->sequence = &s;
+    choice->sink = request.sink.get();
+    choice->id = a.id;
+    choice->logprobs = request.sampling.logprobs;
+    choice->plain = !patterns && num_choices == request.n;
     s.owner = choice.get();
     if (patterns) {
       choice->detokenizer.emplace(options_.tokenizer, DecodeOptions{}, false);

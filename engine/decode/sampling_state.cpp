@@ -57,7 +57,7 @@ SamplingPlan::SamplingPlan(const SamplingParameters& p, std::span<const int32_t>
 bool SamplingPlan::stops(int32_t token) const { return std::binary_search(ends_.begin(), ends_.end(), token); }
 
 SamplingState::SamplingState(std::shared_ptr<const SamplingPlan> plan, uint32_t choice, std::span<const int32_t> prompt)
-    : plan_(std::move(plan)), choice_(choice) {
+    : plan_(std::move(plan)), choice_(choice), uses_counts_(plan_->uses_counts_) {
   if (!plan_->uses_counts_) return;
   const float penalty = plan_->row_.repetition_penalty;
   if (penalty == 0 || penalty == 1) return; // the other penalties look at the output alone

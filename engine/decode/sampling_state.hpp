@@ -58,7 +58,7 @@ class SamplingState {
 
   // A token of the output has become known.
   void count(int32_t token) {
-    if (plan_->uses_counts_) ++entry(token).in_output;
+    if (uses_counts_) ++entry(token).in_output;
   }
 
   // position: of the token to be sampled. num_output: tokens of the output before it. pending_row: 1-based row of the
@@ -83,6 +83,7 @@ class SamplingState {
 
   std::shared_ptr<const SamplingPlan> plan_;
   uint32_t choice_ = 0;
+  bool uses_counts_ = false; // the plan's
   std::vector<quire_token_count> counts_;
   std::vector<uint32_t> slots_; // open addressing: 1-based index into counts_; a power of two, at most half full
 };

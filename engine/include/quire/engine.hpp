@@ -5,6 +5,7 @@
 // post to your own queue. Token ids in, token ids out; text is the caller's (engine/text).
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -63,6 +64,7 @@ struct TokenEvent {
   std::vector<Candidate> candidates;
   std::string text; // only for requests with stop strings, where the engine detokenizes: what is final so far, cut before a match
   FinishReason finish = FinishReason::none;
+  std::chrono::steady_clock::time_point made{}; // of tokens: when their step was seen to be done, alike for all of a step
   std::string stop_match;   // the stop string that matched
   std::string error;        // finish == error: a sentence
 };
