@@ -60,15 +60,15 @@ void ResponseStream::wake() noexcept {
 }
 
 void ResponseStream::drain() {
-  std::vector<TokenEvent> events;
   std::unique_ptr<Finished> summary;
   {
     const std::lock_guard lock(mutex_);
-    events.swap(inbox_);
+    drained_.swap(inbox_);
     summary = std::move(summary_);
     posted_ = false;
   }
-  for (TokenEvent& event : events) on_token(event);
+  for (TokenEvent& event : drained_) on_token(event);
+  drained_.clear();
   if (summary) on_finished(*summary);
 }
 

@@ -88,6 +88,9 @@ class ResponseStream : public EventSink, public std::enable_shared_from_this<Res
   Usage usage_;
   std::shared_ptr<const Conversation> conversation_;
 
+  std::vector<TokenEvent>
+      drained_; // empty between drains; the two take turns, so that the engine thread needn't allocate
+
   std::mutex mutex_; // guards the inbox
   std::vector<TokenEvent> inbox_;
   std::unique_ptr<Finished> summary_;
