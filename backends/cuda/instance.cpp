@@ -174,10 +174,8 @@ uint64_t CudaInstance::submit(const quire_step& step) {
     times_.now = {};
     Queued queued;
     queue_step(step, target, true, queued);
-    if (queued.graph == nullptr) {
-      run_program(*target.program, queued.run);
-      staging_in_doubt_ = false;
-    }
+    if (queued.graph == nullptr) run_program(*target.program, queued.run);
+    staging_in_doubt_ = false;
     unmarked_ = ++last_ticket_;
     unlaunched_ = {&target, queued.graph};
     decodes_[last_ticket_ % kSlots] = false;
