@@ -68,6 +68,7 @@ template <class Element, int kHead, int kRows, bool kSoftcap>
 __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
     attend_decode_kernel(const uint32_t* num_items, const DecodeItem* items, AttendArgs a) {
 #if QUIRE_SM >= 800 // before, attend_any does it all
+  let_next_kernel_begin(); // it takes the multiprocessors that the kernel in front leaves, and fetches its weights
   auto& shared = *reinterpret_cast<Shared<Element, kHead>*>(dynamic_shared());
   constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kRowBytes<Element, kHead> / 16;
   constexpr uint32_t kCopies = (kTile * kPieces + 31) / 32;
@@ -144,7 +145,6 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       fresh.turns[i] = turn_of(item.stored, kHead <= 128 ? frequency : a.fresh.frequencies[i], a.fresh.magnitude);
     if (!waited) wait_for_previous_kernels();
     waited = true;
-    let_next_kernel_begin();
 
     const __half* q_row =
         static_cast<const __half*>(a.q.data) + size_t{item.token} * a.q.stride + kv_head * group * kHead;
