@@ -100,6 +100,18 @@ TEST(Linear, PartsOfDifferentFormatsAreConcatenated) {
   }
 }
 
+// Each format may be a product of its own, whose K is cut for few rows: it adds up and finishes its own columns alone.
+TEST(Linear, PartsOfDifferentFormatsLeaveEachOtherAlone) {
+  Harness h("Linear.PartsOfDifferentFormatsLeaveEachOtherAlone");
+  quire_linear rest{};
+  rest.activation = QUIRE_ACT_SILU;
+  rest.scale = 2.5f;
+  for (const uint32_t rows : {24u, 39u, 150u}) {
+    check_linear(h, {QUIRE_Q4_K, QUIRE_Q3_K, QUIRE_F32}, {272, 256, 272}, 2048, rows, false, rest, true);
+    check_linear(h, {QUIRE_F16, QUIRE_Q8_0, QUIRE_BF16}, {400, 64, 16}, 2048, rows, false, rest, true);
+  }
+}
+
 TEST(Linear, BiasActivationScaleAndSoftcapApplyInThatOrder) {
   Harness h("Linear.BiasActivationScaleAndSoftcapApplyInThatOrder");
   Random& random = h.random();

@@ -68,7 +68,8 @@ template <class Element, int kHead, int kRows, bool kSoftcap>
 __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
     attend_decode_kernel(const uint32_t* num_items, const DecodeItem* items, AttendArgs a) {
 #if QUIRE_SM >= 800 // before, attend_any does it all
-  let_next_kernel_begin(); // it takes the multiprocessors that the kernel in front leaves, and fetches its weights
+  // At once: the next one takes the multiprocessors that the kernel in front leaves, and fetches its weights.
+  let_next_kernel_begin();
   auto& shared = *reinterpret_cast<Shared<Element, kHead>*>(dynamic_shared());
   constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kRowBytes<Element, kHead> / 16;
   constexpr uint32_t kCopies = (kTile * kPieces + 31) / 32;

@@ -29,33 +29,50 @@ __global__ void __launch_bounds__(kWarps * 32) linear_any_kernel(uint32_t rows, 
   if (lane == 0) put(a, row, a.glu ? n : part.first_col + n, value);
 }
 
-__global__ void linear_finish_kernel(uint32_t rows, LinearArgs a) {
+// The columns of out that a call makes: its parts', which follow one another; other calls may make the others.
+struct Columns {
+  uint32_t first = 0, count = 0;
+
+  __host__ __device__ explicit Columns(const LinearArgs& a) : first(a.parts[0].first_col) {
+    for (uint32_t p = 0; p < a.num_parts; ++p) count += a.parts[p].weight.rows;
+  }
+};
+
+// The row and column of a thread, and the part that the column is of.
+struct Place {
+  uint32_t row, col, part = 0;
+
+  __device__ __forceinline__ Place(const LinearArgs& a, const Columns& columns) {
+    const uint64_t index = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+    row = static_cast<uint32_t>(index / columns.count);
+    col = columns.first + static_cast<uint32_t>(index % columns.count);
+    while (part + 1 < a.num_parts && col >= a.parts[part + 1].first_col) ++part;
+  }
+};
+
+__global__ void linear_finish_kernel(uint32_t rows, Columns columns, LinearArgs a) {
   let_next_kernel_begin();
   wait_for_previous_kernels();
-  const uint64_t index = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const auto row = static_cast<uint32_t>(index / a.out.dim), col = static_cast<uint32_t>(index % a.out.dim);
-  if (row >= rows) return;
-  uint32_t part = 0;
-  while (part + 1 < a.num_parts && col >= a.parts[part + 1].first_col) ++part;
-  const Tensor& out = a.out;
-  store<1>(out, row, col, {finish(a, a.parts[part], col - a.parts[part].first_col, load<1>(out, row, col).x[0])});
+  const Place at(a, columns);
+  if (at.row >= rows) return;
+  const LinearPart& part = a.parts[at.part];
+  store<1>(a.out, at.row, at.col, {finish(a, part, at.col - part.first_col, load<1>(a.out, at.row, at.col).x[0])});
 }
 
-__global__ void linear_reduce_kernel(uint32_t rows, uint32_t splits, LinearArgs a) {
+__global__ void linear_reduce_kernel(uint32_t rows, uint32_t splits, Columns columns, LinearArgs a) {
   let_next_kernel_begin();
   wait_for_previous_kernels();
-  const uint64_t index = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const auto row = static_cast<uint32_t>(index / a.out.dim), col = static_cast<uint32_t>(index % a.out.dim);
-  if (row >= rows) return;
-  uint32_t part = 0;
-  while (part + 1 < a.num_parts && col >= a.parts[part + 1].first_col) ++part;
-  float sum = a.workspace[index];
-  for (uint32_t split = 1; split < splits; ++split) sum += a.workspace[index + uint64_t{split} * rows * a.out.dim];
-  put(a, row, col, finish(a, a.parts[part], col - a.parts[part].first_col, sum));
+  const Place at(a, columns);
+  if (at.row >= rows) return;
+  const LinearPart& part = a.parts[at.part];
+  const float* from = a.workspace + size_t{at.row} * a.out.dim + at.col;
+  float sum = *from;
+  for (uint32_t split = 1; split < splits; ++split) sum += from[size_t{split} * rows * a.out.dim];
+  put(a, at.row, at.col, finish(a, part, at.col - part.first_col, sum));
 }
 
-uint32_t blocks_for(const LinearArgs& a, uint32_t rows) {
-  return static_cast<uint32_t>((uint64_t{rows} * a.out.dim + 255) / 256);
+uint32_t blocks_for(const Columns& columns, uint32_t rows) {
+  return static_cast<uint32_t>((uint64_t{rows} * columns.count + 255) / 256);
 }
 
 } // namespace
@@ -108,11 +125,13 @@ void linear_any(const Queue& queue, uint32_t rows, const LinearArgs& a) {
 }
 
 void linear_finish(const Queue& queue, uint32_t rows, const LinearArgs& a) {
-  launch("linear_finish", linear_finish_kernel, blocks_for(a, rows), 256, 0, queue, rows, a);
+  const Columns columns(a);
+  launch("linear_finish", linear_finish_kernel, blocks_for(columns, rows), 256, 0, queue, rows, columns, a);
 }
 
 void linear_reduce(const Queue& queue, uint32_t rows, uint32_t splits, const LinearArgs& a) {
-  launch("linear_reduce", linear_reduce_kernel, blocks_for(a, rows), 256, 0, queue, rows, splits, a);
+  const Columns columns(a);
+  launch("linear_reduce", linear_reduce_kernel, blocks_for(columns, rows), 256, 0, queue, rows, splits, columns, a);
 }
 
 } // namespace quire::cuda
