@@ -43,9 +43,9 @@ float gumbel(uint word) {
   return -log_of(exponential);
 }
 
-// The order of floats as that of unsigned numbers.
+// The order of floats as that of unsigned numbers; -0 is 0, so that the token's number decides.
 uint key_of(float value) {
-  const uint bits = floatBitsToUint(value);
+  const uint bits = value == 0.0 ? 0u : floatBitsToUint(value);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 float value_of_key(uint key) { return uintBitsToFloat((key & 0x80000000u) != 0 ? key & 0x7FFFFFFFu : ~key); }

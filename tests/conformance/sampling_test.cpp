@@ -155,9 +155,9 @@ TEST(Sampling, GreedyTakesTheLargestAndTheLowestOfTies) {
   for (const uint32_t vocab : {2u, 33u, 257u, 1000u}) {
     std::vector<float> logits(size_t{vocab} * vocab);
     for (size_t row = 0; row < vocab; ++row)
-      for (size_t i = 0; i < vocab; ++i) // every second row has many equal ones
-        logits[row * vocab + i] =
-            row % 2 ? static_cast<float>(h.random().integer(0, 7)) : static_cast<float>(h.random().normal());
+      for (size_t i = 0; i < vocab; ++i) // every second row has many equal ones, 0 and -0 among them
+        logits[row * vocab + i] = row % 2 ? static_cast<float>(h.random().integer(0, 7)) * h.random().pick({1.f, -1.f})
+                                          : static_cast<float>(h.random().normal());
     Sampler sampler(h, table_program(vocab, logits), 64);
     std::vector<int32_t> tokens;
     std::vector<Row> rows(std::min(vocab, 64u));

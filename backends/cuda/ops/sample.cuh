@@ -74,9 +74,9 @@ __device__ __forceinline__ Best warp_best(Best best) {
   return best;
 }
 
-// Floats in the order of unsigned integers.
+// Floats in the order of unsigned integers; -0 is 0, so that the token's number decides.
 __device__ __forceinline__ uint32_t ordered(float x) {
-  const uint32_t bits = __float_as_uint(x);
+  const uint32_t bits = x == 0.f ? 0 : __float_as_uint(x);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 __device__ __forceinline__ float unordered(uint32_t key) {
