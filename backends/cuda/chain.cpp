@@ -301,6 +301,7 @@ class ChainMaker {
       first += placed_[i].phases.size();
     }
   }
+
   const quire_program& program_;
   const FusionPlan& fusion_;
   const DeviceTraits& device_;

@@ -44,8 +44,7 @@ template <uint32_t kFirst, uint32_t kSecond> struct Ring {
     if constexpr (!kPlain) return BlockStream<kFirst>::kArrivals;
   }();
   static constexpr uint32_t kBytes = kChainWarps * kStages * kStageBytes;
-  static constexpr uint32_t kAlign =
-      kPlain ? 1024 : 128; // tensor maps swizzle by the address, in periods of 1024 bytes
+  static constexpr uint32_t kAlign = kPlain ? 1024 : 128;     // tensor maps swizzle by the address, with this period
   static constexpr uint32_t kWidth = kPlain ? kChainRows : 1; // rows of activations at most
   static constexpr uint32_t kSubs = kPlain ? 1 : 2;           // tiles of 16 rows that glu takes together
 };
@@ -73,7 +72,7 @@ template <class R> __device__ __forceinline__ uint32_t tiles_of_round(const Line
   return rows == 1 ? 16 : kByRows >> 4 * (rows - 2) & 15;
 }
 
-// Which part an item is of, and the how manieth there.
+// Which part an item is of, and which of that part's items it is.
 struct PartItem {
   uint32_t part, item;
 

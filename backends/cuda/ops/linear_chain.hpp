@@ -27,17 +27,14 @@ struct ChainPhase {
   bool keeps_sum = false;     // in shared memory, for a later phase's residual or copy
   bool residual_kept = false; // the residual is the sum kept last
   Tensor copy_to;             // [rows, dim] float32: the sum kept last, once all blocks have read the phase before
-  bool attends = false;       // instead of all that
-  bool of_parts = false;      // the phase before attends
   // fp16: which tensor map is of rows of this length, and where each part begins, in such rows from the arena on.
   const std::byte* arena = nullptr;
   uint32_t map = 0, arena_rows = 0, part_row[QUIRE_MAX_PARTS] = {};
   // By split_phase: how many items each block has, and how many of the first blocks have one more; units of K; the
   // logarithm of how many groups of warps take turns at tiles; where each part's items end, the last one's beyond all.
   uint32_t items_each = 0, items_more = 0, units = 0, group_shift = 0, part_end[QUIRE_MAX_PARTS] = {};
-  uint32_t takes = 0;                   // place of the input: [rows][width] fp16; of_parts: [rows][part][width]
-  uint32_t gives = 0;                   // place of the output, likewise
-  uint32_t in_width = 0, out_width = 0; // elements of these rows
+  uint32_t takes = 0, gives = 0;        // places of the input and of the output, fp16 [rows, width]
+  uint32_t in_width = 0, out_width = 0; // elements of a row of these
 };
 
 // A tensor map of all fp16 rows of one length, boxes of 8 rows by twice 64 columns: for compute capability 9.0 and
