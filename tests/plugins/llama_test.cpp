@@ -7,6 +7,7 @@
 
 #include "build_paths.hpp"
 #include "program/made_up.hpp"
+#include "support/temp_folder.hpp"
 
 #include <gtest/gtest.h>
 
@@ -237,7 +238,7 @@ TEST_F(LlamaFamily, NamesWhatIsMissingOrNotSupported) {
 }
 
 TEST_F(LlamaFamily, AWrongShapeNamesTheFileTheTensorAndTheConfigurationsKey) {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   std::ofstream(folder.path() / "config.json")
       << R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 6, "intermediate_size": 8,
     "vocab_size": 5, "num_hidden_layers": 1, "num_attention_heads": 3, "max_position_embeddings": 16})";

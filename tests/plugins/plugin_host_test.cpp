@@ -3,6 +3,7 @@
 
 #include "build_paths.hpp"
 #include "quire/plugin.hpp"
+#include "support/temp_folder.hpp"
 
 #include <gtest/gtest.h>
 
@@ -18,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using test::misfit_file;
 using test::plugin_file;
-using test::TemporaryFolder;
+using test::TempFolder;
 
 PluginSearch only(std::vector<fs::path> paths) { return {std::move(paths), false, false}; }
 
@@ -90,7 +91,7 @@ fs::path truncated_plugin(const fs::path& folder, uint64_t bytes) {
 }
 
 TEST(PluginHost, RefusesWhatIsNoWholeLibrary) {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const fs::path text = folder.path() / "text.so", empty = folder.path() / "empty.so",
                  noise = folder.path() / "noise.so";
   std::ofstream(text) << "not a library";
@@ -115,7 +116,7 @@ TEST(PluginHost, RefusesWhatIsNoWholeLibrary) {
 }
 
 TEST(PluginHost, ReadsHeadersThatLieWithoutBelievingThem) {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const fs::path file = folder.path() / "lying.so";
   std::ifstream original(plugin_file("mirostat"), std::ios::binary);
   const std::string whole{std::istreambuf_iterator<char>(original), {}};
@@ -142,7 +143,7 @@ TEST(PluginHost, ReadsHeadersThatLieWithoutBelievingThem) {
 }
 
 TEST(PluginHost, SkipsAMisfitInAFolderAndTakesTheRest) {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   fs::copy_file(misfit_file("wrong_major"), folder.path() / "a.so");
   fs::copy_file(plugin_file("mirostat"), folder.path() / "b.so");
   std::ofstream(folder.path() / "notes.txt") << "not looked at";
@@ -178,7 +179,7 @@ TEST(PluginHost, AMisfitAskedForByNameIsAnError) {
 }
 
 TEST(PluginHost, TheFirstOfTwoWithOneIdWins) {
-  const TemporaryFolder first, second;
+  const TempFolder first, second;
   fs::copy_file(plugin_file("mirostat"), first.path() / "m.so");
   fs::copy_file(plugin_file("mirostat"), second.path() / "m.so");
   fs::create_symlink(first.path() / "m.so", second.path() / "again.so"); // the same file is not a second plugin
@@ -194,7 +195,7 @@ TEST(PluginHost, TheFirstOfTwoWithOneIdWins) {
 }
 
 TEST(PluginHost, SearchesTheEnvironmentButNeverTheCurrentFolder) {
-  const TemporaryFolder folder, current;
+  const TempFolder folder, current;
   fs::copy_file(plugin_file("mirostat"), folder.path() / "m.so");
   fs::copy_file(plugin_file("llama"), current.path() / "llama.so");
   const fs::path before = fs::current_path();

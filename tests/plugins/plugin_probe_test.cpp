@@ -2,6 +2,7 @@
 #include "plugin_probe.hpp"
 
 #include "build_paths.hpp"
+#include "support/temp_folder.hpp"
 
 #include <gtest/gtest.h>
 
@@ -66,7 +67,7 @@ TEST(PluginProbe, ReportsWhatAModelThrows) {
 }
 
 TEST(PluginProbe, NamesAFileThatIsNoPlugin) {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   std::ofstream(folder.path() / "text.so") << "not a library";
   EXPECT_EQ(verdict(folder.path() / "text.so"), "is not an ELF file");
   EXPECT_EQ(verdict(folder.path() / "absent.so"), "can't be read: No such file or directory");

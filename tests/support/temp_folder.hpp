@@ -15,7 +15,7 @@ class TempFolder {
   TempFolder() {
     std::string name = (std::filesystem::temp_directory_path() / "quire-test-XXXXXX").string();
     if (!mkdtemp(name.data())) throw std::runtime_error("no temporary folder");
-    path_ = name;
+    path_ = std::filesystem::canonical(name);
   }
   ~TempFolder() {
     std::error_code ignored;
