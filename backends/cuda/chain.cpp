@@ -31,6 +31,7 @@ struct Phase {
 // The phases as the device will read them, with what they hand over in bytes a row.
 struct Placed {
   std::vector<ChainPhase> phases;
+  ChainShape shape; // once they are complete
   uint32_t row_bytes = 0;
 };
 
@@ -75,7 +76,8 @@ class ChainMaker {
     for (; !phases.empty(); phases.pop_back(), ends.pop_back()) {
       Placed placed;
       if (!place(phases, first, ends.back(), placed)) continue;
-      const uint32_t rows = std::min(chain_rows(chain_shape(placed.phases), device_.shared_bytes), most_rows());
+      placed.shape = chain_shape(placed.phases);
+      const uint32_t rows = std::min(chain_rows(placed.shape, device_.shared_bytes), most_rows());
       if (rows == 0) continue;
       set_bytes_ = std::max(set_bytes_, align_up(uint64_t{placed.row_bytes} * rows));
       Chain chain;
@@ -289,7 +291,7 @@ class ChainMaker {
       ChainArgs args;
       args.maps = reinterpret_cast<const ChainMap*>(c_.chain_tables.data());
       args.phases = reinterpret_cast<const ChainPhase*>(c_.chain_tables.data() + map_bytes) + first;
-      args.shape = chain_shape(placed_[i].phases);
+      args.shape = placed_[i].shape;
       args.records = c_.chain_counters.as<ChainRecord>();
       args.handed = c_.chain_values.data();
       args.set_bytes = static_cast<uint32_t>(set_bytes_);

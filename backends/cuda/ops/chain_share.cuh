@@ -49,14 +49,6 @@ template <uint32_t kFirst, uint32_t kSecond> struct Ring {
   static constexpr uint32_t kSubs = kPlain ? 1 : 2;           // tiles of 16 rows that glu takes together
 };
 
-template <bool kPlain> __host__ __device__ inline uint32_t items_of(const LinearArgs& a) {
-  constexpr uint32_t kRows = kPlain ? 8 : 16;
-  if (a.glu) return (a.parts[0].weight.rows + kRows - 1) / kRows;
-  uint32_t items = 0;
-  for (uint32_t p = 0; p < a.num_parts; ++p) items += (a.parts[p].weight.rows + kRows - 1) / kRows;
-  return items;
-}
-
 // Sums that wait to be added up: [slot][slice][row of W][row of activations]; a slot is a tile of 16 rows, and slots
 // begin in different banks.
 inline constexpr uint32_t kSumsFloats = 16 * (16 * kChainWarps + 16);

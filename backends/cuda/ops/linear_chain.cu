@@ -26,15 +26,13 @@ namespace {
 [[maybe_unused]] constexpr uint32_t kWarps = kChainWarps, kThreads = kChainThreads;
 
 // The finished sums of `count` tiles from `tile` on, of the slices upwards. to: where what is handed over goes; null
-// for the chain's last output. to_pitch: from row to row of it.
+// for the chain's last output.
 template <class R>
 __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Share<R>& share, uint32_t tile,
-                                             uint32_t count, uint32_t rows, __half* to, uint32_t to_pitch,
-                                             const float* partial) {
+                                             uint32_t count, uint32_t rows, __half* to, const float* partial) {
   const LinearArgs& a = phase.linear;
   const uint32_t pitch = sums_pitch(rows), of_slice = 16 * pitch, of_slot = share.slices * of_slice + 16;
-  const uint32_t width = a.glu && R::kPlain ? 8 : 16, lane = threadIdx.x % 32;
-  const uint32_t outputs = count * width * rows;
+  const uint32_t width = a.glu && R::kPlain ? 8 : 16, lane = threadIdx.x % 32, outputs = count * width * rows;
   for (uint32_t i = threadIdx.x; i - lane < outputs; i += kThreads) { // whole warps
     const uint32_t in_tile = i % width, of_tile = width == 8 ? i / 8 : i / 16;
     const uint32_t row = rows == 1 ? 0 : of_tile % rows, at = rows == 1 ? of_tile : of_tile / rows;
@@ -70,7 +68,7 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
     const uint32_t col = part.first_col + n;
     if (to != nullptr) {
       const float next = __shfl_xor_sync(kAllLanes, value, 1);
-      if (valid && lane % 2 == 0) hand_over(to + size_t{row} * to_pitch + col, pack_half2(value, next));
+      if (valid && lane % 2 == 0) hand_over(to + size_t{row} * phase.out_width + col, pack_half2(value, next));
     } else if (valid) {
       put(a, row, col, value);
     }
@@ -194,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       finish_round<R>(phase, share, round, count, rows,
                       p + 1 < a.shape.num_phases ? reinterpret_cast<__half*>(handed + size_t{phase.gives} * rows)
                                                  : nullptr,
-                      phase.out_width, partial);
+                      partial);
       __syncthreads(); // before the sums' places are written again
     }
     if (blockIdx.x == 0) {
@@ -293,7 +291,7 @@ template <class With> bool dispatch(uint32_t first, uint32_t second, const With&
 } // namespace
 
 uint32_t chain_items(const LinearArgs& a) {
-  return a.parts[0].weight.format == QUIRE_F16 ? items_of<true>(a) : items_of<false>(a);
+  return a.parts[0].weight.format == QUIRE_F16 ? count_tiles<8>(a) : count_tiles<kTileRows>(a);
 }
 
 void split_phase(ChainPhase& phase, uint32_t blocks) {
