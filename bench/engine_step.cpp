@@ -2,6 +2,7 @@
 // step, stop conditions, events to sinks that queue them as the server's do.
 #include "bench/engine_step.hpp"
 
+#include "bench/cold_caches.hpp"
 #include "core.hpp"
 
 #include <benchmark/benchmark.h>
@@ -19,8 +20,9 @@ namespace {
 struct NullBackend {
   quire_backend table{};
   uint64_t tickets = 0;
+  const bool cold; // waiting for a step leaves nothing in the caches
 
-  NullBackend() {
+  explicit NullBackend(bool cools) : cold(cools) {
     table.struct_size = sizeof table;
     table.self = this;
     table.create = [](void* self, const quire_create_options*, quire_status*) { return self; };
@@ -32,7 +34,8 @@ struct NullBackend {
       return ++static_cast<NullBackend*>(self)->tickets;
     };
     table.sample = [](void*, uint64_t, const quire_sampling*, quire_status*) {};
-    table.wait = [](void*, uint64_t, quire_sampled_row* rows, uint32_t num_rows, quire_status*) {
+    table.wait = [](void* self, uint64_t, quire_sampled_row* rows, uint32_t num_rows, quire_status*) {
+      if (static_cast<NullBackend*>(self)->cold) cool_caches(kAllCaches);
       for (uint32_t r = 0; r < num_rows; ++r) rows[r].token = 5, rows[r].logprob = -1, rows[r].num_candidates = 0;
     };
     const auto move = [](void*, const quire_block_copy*, uint32_t, quire_status*) {};
@@ -67,9 +70,9 @@ class Queue final : public EventSink {
 
 } // namespace
 
-void engine_step(benchmark::State& state) {
+void engine_step(benchmark::State& state, bool cold) {
   const auto running = static_cast<uint32_t>(state.range(0));
-  NullBackend backend;
+  NullBackend backend(cold);
   DeviceSetup setup;
   setup.backend = &backend.table;
   setup.backend_name = "null";
@@ -104,6 +107,12 @@ void engine_step(benchmark::State& state) {
     const Stats after = core.stats();
     const auto steps = static_cast<double>(after.decode_steps - before.decode_steps);
     state.SetIterationTime((after.decode_host_seconds - before.decode_host_seconds) / steps);
+    const auto part = [&](const char* name, double Stats::*seconds) {
+      state.counters[name] = (after.*seconds - before.*seconds) / steps * 1e6;
+    };
+    part("schedule_us", &Stats::decode_schedule_seconds);
+    part("commit_us", &Stats::decode_commit_seconds);
+    part("deliver_us", &Stats::decode_deliver_seconds);
   }
 }
 

@@ -174,12 +174,13 @@ int run_scheduler_benchmarks(const SchedulerBenchOptions& options) {
   add("kv/admit_4096_cached", admit_cached)->Unit(benchmark::kMicrosecond);
   add("kv/admit_4096_cached_and_leave", admit_cached_and_leave)->Unit(benchmark::kMicrosecond);
   add("scheduler/step", scheduler_step)->Arg(256)->Arg(1024)->Unit(benchmark::kMicrosecond);
-  benchmark::RegisterBenchmark("engine/step", engine_step)
-      ->Arg(64)
-      ->Arg(256)
-      ->UseManualTime()
-      ->Iterations(5)
-      ->Unit(benchmark::kMicrosecond);
+  for (const bool cold : {false, true})
+    benchmark::RegisterBenchmark(cold ? "engine/step_cold" : "engine/step", engine_step, cold)
+        ->Arg(64)
+        ->Arg(256)
+        ->UseManualTime()
+        ->Iterations(cold ? 1 : 5)
+        ->Unit(benchmark::kMicrosecond);
 
   std::string name = "quire bench scheduler",
               format = options.json ? "--benchmark_format=json" : "--benchmark_format=console";

@@ -5,17 +5,24 @@
 #include "emulator/control.hpp"
 #include "emulator/device.hpp"
 
+#include "bench/cold_caches.hpp"
+
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <string_view>
 
 namespace quire::cuda::emulator {
 
 Control& control() {
   static Control control = [] {
     Control c;
-    const char* word = std::getenv("QUIRE_EMULATED_DEVICE");
-    if (word != nullptr && std::strcmp(word, "idle") == 0) c.idle = true, c.multiprocessors = 132;
+    const char* const variable = std::getenv("QUIRE_EMULATED_DEVICE");
+    const std::string_view word = variable != nullptr ? variable : "";
+    if (word == "cool") c.cooled_bytes = bench::kPrivateCaches;
+    if (word == "cold") c.cooled_bytes = bench::kAllCaches;
+    c.idle = word == "idle" || c.cooled_bytes != 0;
+    if (c.idle) c.multiprocessors = 132;
     return c;
   }();
   return control;
@@ -151,7 +158,10 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return std::free(event), cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return fail_next(); }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return fail_next(); }
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  if (const uint64_t bytes = control().cooled_bytes; bytes != 0) quire::bench::cool_caches(bytes);
+  return fail_next();
+}
 cudaError_t cudaEventQuery(cudaEvent_t) { return fail_next(); }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
   return *milliseconds = 1, fail_next();
