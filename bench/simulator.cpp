@@ -108,7 +108,7 @@ class Server {
     ++result_.waiting_steps;
     const BlockPool& pool = kv_.pool(0);
     const double size = options_.kv.block_size, total = pool.num_blocks() * size;
-    const auto tokens = static_cast<double>(pool.tokens_held());
+    const auto tokens = static_cast<double>(kv_.tokens_held(0));
     result_.utilisation += tokens / (pool.num_referenced() * size);
     result_.occupancy += static_cast<double>(pool.num_referenced()) / pool.num_blocks();
     double reserved = 0, internal = 0;

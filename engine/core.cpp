@@ -316,7 +316,7 @@ void EngineCore::publish_stats() {
   s.blocks_draining = pool.num_draining();
   s.block_size = kv_.config().block_size;
   s.blocks_free = pool.num_empty();
-  s.tokens_held = pool.tokens_held();
+  s.tokens_held = kv_.tokens_held(0);
   s.prefix_queries = kv_.prefix_queried_tokens();
   s.prefix_hits = kv_.prefix_hit_tokens();
   std::lock_guard lock(stats_mutex_);

@@ -79,15 +79,6 @@ class BlockPool {
     tokens_held_ -= b.filled;
     b.filled = filled;
   }
-  // set_filled, if the block is writable and has no mirror; else false, and nothing changed.
-  bool fill_in_place(BlockId block, std::uint32_t filled) {
-    Block& b = blocks_[block];
-    if (b.references != 1 || b.content != kNoContent || b.mirror != kNoBlock) return false;
-    tokens_held_ += filled;
-    tokens_held_ -= b.filled;
-    b.filled = filled;
-    return true;
-  }
   std::uint32_t filled(BlockId block) const { return blocks_[block].filled; }
 
   // The host slot (device block) that holds the same content, or kNoBlock.

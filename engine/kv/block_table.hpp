@@ -58,12 +58,6 @@ class BlockTable {
 
   // Blocks that append() would allocate, copies included.
   std::uint32_t needed(const KvGroup& group, std::uint32_t num_slots, std::uint32_t count) const;
-  // append(), if the last block has room for all and may be written as it is; else false, and nothing changed.
-  bool append_in_place(KvGroup& group, std::uint32_t num_slots, std::uint32_t count) {
-    if (blocks_.empty()) return false;
-    const std::uint32_t filled = num_slots - (size() - 1) * group.block_size; // of the last block, 1 to block_size
-    return filled + count <= group.block_size && group.pool.fill_in_place(blocks_.back(), filled + count);
-  }
   // Room for `count` more tokens behind num_slots, writable from the step `building` on. needed() of them are
   // available.
   void append(KvGroup& group, Transfers& transfers, std::uint32_t num_slots, std::uint32_t count, Ticket building);

@@ -21,7 +21,7 @@ std::string KvManager::check() const {
   }
 
   for (std::size_t id = 0; id < sequences_.size(); ++id) {
-    const Sequence& seq = *sequences_[id];
+    const Sequence& seq = sequences_[id];
     for (const auto& group : groups_) {
       const BlockTable& table = seq.tables[group->index];
       const auto entries = seq.state == State::swapped ? table.host_slots() : table.blocks();
@@ -54,13 +54,31 @@ std::string KvManager::check() const {
     }
   }
 
+  std::uint64_t untold = 0;
+  for (std::size_t id = 0; id < sequences_.size(); ++id) {
+    const Sequence& seq = sequences_[id];
+    if (seq.room == 0 && !seq.untold) continue;
+    if (seq.state != State::resident || groups_.size() != 1) return of_sequence(id, "should have told the pool (7)");
+    const BlockTable& table = seq.tables[0];
+    const BlockPool& pool = groups_[0]->pool;
+    const BlockId tail = table.blocks().back();
+    const std::uint32_t filled = seq.num_slots - (table.size() - 1) * config_.block_size;
+    if (seq.room > 0 && (!pool.writable(tail) || pool.mirror(tail) != kNoBlock))
+      return of_sequence(id, "has room in a block that isn't its own (7)");
+    if (filled + seq.room > config_.block_size) return of_sequence(id, "has more room than its last block (7)");
+    if (pool.filled(tail) > filled || (pool.filled(tail) < filled && !seq.untold))
+      return of_sequence(id, "and the pool disagree on what its last block holds (7)");
+    untold += filled - pool.filled(tail);
+  }
+  if (untold != num_untold_) return "the number of tokens that the pool doesn't know of is wrong (7)";
+
   for (const auto& group : groups_) {
     const std::uint32_t g = group->index;
     std::vector<std::uint32_t> references(group->pool.num_blocks(), 0), slots(group->host.slots().num_blocks(), 0);
-    for (const auto& seq : sequences_) {
-      for (const BlockId block : seq->tables[g].blocks())
+    for (const Sequence& seq : sequences_) {
+      for (const BlockId block : seq.tables[g].blocks())
         if (block != kNoBlock) ++references[block];
-      for (const BlockId slot : seq->tables[g].host_slots())
+      for (const BlockId slot : seq.tables[g].host_slots())
         if (slot != kNoBlock) ++slots[slot];
     }
     for (BlockId block = 0; block < references.size(); ++block) {

@@ -54,12 +54,12 @@ KvSeq KvManager::new_sequence() {
   KvSeq id;
   if (free_sequences_.empty()) {
     id = static_cast<KvSeq>(sequences_.size());
-    sequences_.push_back(std::make_unique<Sequence>());
+    sequences_.emplace_back();
   } else {
     id = free_sequences_.back();
     free_sequences_.pop_back();
   }
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   assert(seq.state == State::none && seq.path.empty());
   seq.state = State::empty;
   seq.hashes.clear();
@@ -73,14 +73,14 @@ KvSeq KvManager::new_sequence() {
 
 KvSeq KvManager::create(std::string_view salt, std::uint64_t adapter) {
   const KvSeq id = new_sequence();
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   if (config_.prefix_cache) seq.root = index_.open_root(salt, adapter);
   if (seq.root) seq.root_hash = index_.hash_of(seq.root);
   return id;
 }
 
 void KvManager::destroy(KvSeq id) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   drop_blocks(seq);
   if (seq.root) index_.close_root(seq.root);
   seq.root = {};
@@ -89,7 +89,26 @@ void KvManager::destroy(KvSeq id) {
   free_sequences_.push_back(id);
 }
 
+void KvManager::find_room(Sequence& seq) {
+  if (groups_.size() != 1) return;
+  const BlockId tail = seq.tables[0].blocks().back();
+  if (!groups_[0]->pool.writable(tail) || groups_[0]->pool.mirror(tail) != kNoBlock) return;
+  const std::uint32_t room = seq.tables[0].size() * config_.block_size - seq.num_slots;
+  seq.room = static_cast<std::uint8_t>(std::min(room, std::uint32_t{UINT8_MAX}));
+}
+
+void KvManager::tell_pool(Sequence& seq) {
+  seq.room = 0;
+  if (!seq.untold) return;
+  seq.untold = false;
+  const BlockTable& table = seq.tables[0];
+  const std::uint32_t filled = seq.num_slots - (table.size() - 1) * config_.block_size;
+  num_untold_ -= filled - groups_[0]->pool.filled(table.blocks().back());
+  groups_[0]->pool.set_filled(table.blocks().back(), filled);
+}
+
 void KvManager::drop_blocks(Sequence& seq) {
+  tell_pool(seq);
   for (auto& group : groups_) {
     BlockTable& table = seq.tables[group->index];
     if (seq.state == State::swapped)
@@ -104,7 +123,7 @@ void KvManager::drop_blocks(Sequence& seq) {
 }
 
 void KvManager::release(KvSeq id) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   drop_blocks(seq);
   seq.state = State::empty;
 }
@@ -143,7 +162,7 @@ std::uint32_t KvManager::match(Sequence& seq, std::span<const std::int32_t> toke
 
 AdmitResult KvManager::admit(KvSeq id, std::span<const std::int32_t> tokens, std::uint32_t output_tokens,
                              bool use_cache) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   assert(seq.state == State::empty && !tokens.empty());
   const auto length = static_cast<std::uint32_t>(tokens.size());
   const std::uint32_t hit = use_cache ? match(seq, tokens, (length - 1) / config_.block_size) : 0;
@@ -185,20 +204,23 @@ AdmitResult KvManager::admit(KvSeq id, std::span<const std::int32_t> tokens, std
 
 std::uint32_t KvManager::cached_tokens(KvSeq id, std::span<const std::int32_t> tokens) {
   if (tokens.empty()) return 0;
-  return match(*sequences_[id], tokens, static_cast<std::uint32_t>(tokens.size() - 1) / config_.block_size) *
+  return match(sequences_[id], tokens, static_cast<std::uint32_t>(tokens.size() - 1) / config_.block_size) *
          config_.block_size;
 }
 
 bool KvManager::append(KvSeq id, std::uint32_t count) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   assert(seq.state == State::resident && seq.no_place_in != building_);
   if (seq.appended != building_) seq.num_written = seq.num_slots;
-  if (groups_.size() == 1 &&
-      seq.tables[0].append_in_place(*groups_[0], seq.num_slots, count)) { // most tokens of most models
+  if (count <= seq.room) { // most tokens of most models
+    seq.room = static_cast<std::uint8_t>(seq.room - count);
+    seq.untold = true;
+    num_untold_ += count;
     seq.appended = seq.last = building_;
     seq.num_slots += count;
     return true;
   }
+  tell_pool(seq);
   for (auto& group : groups_) {
     const BlockTable& table = seq.tables[group->index];
     const std::uint32_t needed = table.needed(*group, seq.num_slots, count);
@@ -207,11 +229,12 @@ bool KvManager::append(KvSeq id, std::uint32_t count) {
   for (auto& group : groups_) seq.tables[group->index].append(*group, transfers_, seq.num_slots, count, building_);
   seq.appended = seq.last = building_;
   seq.num_slots += count;
+  find_room(seq);
   return true;
 }
 
 void KvManager::commit(KvSeq id, std::span<const std::int32_t> tokens, std::uint32_t num_computed) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   if (seq.state != State::resident) return;
   assert(num_computed <= tokens.size() && num_computed <= seq.num_slots);
   if (num_computed <= seq.num_committed && seq.publish_after == 0) return;
@@ -227,7 +250,7 @@ void KvManager::commit(KvSeq id, std::span<const std::int32_t> tokens, std::uint
 
 void KvManager::announce_commit(KvSeq id, std::span<const std::int32_t> tokens, std::uint32_t num_computed,
                                 std::uint32_t ahead) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   if (seq.state != State::resident || !seq.publishing || num_computed <= seq.num_committed) return;
   const std::size_t known = seq.hashes.size();
   index_.extend_chain(seq.root_hash, tokens, num_computed / config_.block_size, seq.hashes);
@@ -248,6 +271,7 @@ void KvManager::mend_path(Sequence& seq) const {
 
 void KvManager::publish(Sequence& seq, std::span<const std::int32_t> tokens, std::uint32_t num_blocks) {
   const std::size_t size = config_.block_size;
+  tell_pool(seq);
   mend_path(seq);
   index_.extend_chain(seq.root_hash, tokens, num_blocks, seq.hashes);
   for (std::uint32_t i = static_cast<std::uint32_t>(seq.path.size()); i < num_blocks; ++i) {
@@ -280,9 +304,10 @@ void KvManager::publish(Sequence& seq, std::span<const std::int32_t> tokens, std
 }
 
 void KvManager::truncate(KvSeq id, std::uint32_t num_tokens) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   assert(seq.state == State::resident && num_tokens <= seq.num_slots && num_tokens >= seq.num_committed);
   if (num_tokens == seq.num_slots) return;
+  tell_pool(seq);
   for (auto& group : groups_)
     seq.tables[group->index].truncate(*group, transfers_, group->blocks_for(num_tokens), num_tokens, seq.last);
   seq.num_slots = num_tokens;
@@ -291,8 +316,9 @@ void KvManager::truncate(KvSeq id, std::uint32_t num_tokens) {
 
 KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
   bool copy_tail = false; // the step being built writes into the block in which the fork parts
+  tell_pool(sequences_[id]);
   {
-    const Sequence& seq = *sequences_[id];
+    const Sequence& seq = sequences_[id];
     assert(seq.state == State::resident && at_token <= seq.num_slots);
     const bool unwritten = has_place(seq) && at_token > seq.num_written;
     if (unwritten && (contiguous_ || at_token < seq.num_slots)) return kNoSeq;
@@ -308,8 +334,8 @@ KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
     }
   }
   const KvSeq child_id = new_sequence();
-  Sequence& seq = *sequences_[id];
-  Sequence& child = *sequences_[child_id];
+  Sequence& seq = sequences_[id];
+  Sequence& child = sequences_[child_id];
   for (auto& group : groups_) {
     BlockTable& table = child.tables[group->index];
     const std::uint32_t count = group->blocks_for(at_token);
@@ -350,9 +376,10 @@ KvSeq KvManager::fork(KvSeq id, std::uint32_t at_token) {
 }
 
 bool KvManager::swap_out(KvSeq id) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   assert(seq.state == State::resident && !has_place(seq));
   if (contiguous_) return false;
+  tell_pool(seq);
   for (auto& group : groups_)
     if (seq.tables[group->index].needed_host(*group, transfers_) > group->host.slots().num_free()) return false;
   const std::size_t before = transfers_.list().swap_out.size();
@@ -368,7 +395,7 @@ bool KvManager::swap_out(KvSeq id) {
 }
 
 bool KvManager::swap_in(KvSeq id) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   assert(seq.state == State::swapped);
   Need needs[QUIRE_MAX_GROUPS];
   for (auto& group : groups_) {
@@ -408,7 +435,7 @@ bool KvManager::swap_in(KvSeq id) {
 }
 
 void KvManager::unpublish(KvSeq id, std::uint32_t from_token) {
-  Sequence& seq = *sequences_[id];
+  Sequence& seq = sequences_[id];
   const std::size_t keep = from_token / config_.block_size;
   while (seq.path.size() > keep) {
     if (index_.alive(seq.path.back())) index_.remove(seq.path.back(), orphans_);
@@ -482,14 +509,14 @@ void KvManager::forget_all() {
 
 std::uint32_t KvManager::num_live_blocks(KvSeq id) const {
   std::uint32_t count = 0;
-  for (const BlockTable& table : sequences_[id]->tables) count += table.num_live();
+  for (const BlockTable& table : sequences_[id].tables) count += table.num_live();
   return count;
 }
 
 std::uint32_t KvManager::num_private_blocks(KvSeq id) const {
   std::uint32_t count = 0;
   for (const auto& group : groups_) {
-    const BlockTable& table = sequences_[id]->tables[group->index];
+    const BlockTable& table = sequences_[id].tables[group->index];
     for (std::uint32_t i = table.first_live(); i < table.size(); ++i)
       count += group->pool.references(table.blocks()[i]) == 1;
   }
@@ -508,7 +535,7 @@ KvStats KvManager::stats() const {
                             .referenced = pool.num_referenced(),
                             .host_slots = host.num_blocks(),
                             .host_used = host.num_blocks() - host.num_free(),
-                            .tokens_held = pool.tokens_held(),
+                            .tokens_held = tokens_held(group->index),
                             .evictions = pool.num_evictions()});
   }
   return stats;

@@ -81,6 +81,8 @@ struct KvStats {
 //     and its block there is the one in the table. (After unpublish(), from the next commit on.)
 //  5. What a pending transfer fills is referenced; the lists of transfers are free of chains.
 //  6. A device block and a host slot are each other's mirrors or no one's.
+//  7. The pool knows of all tokens but num_untold_, which are those in the last blocks of sequences that are untold. A
+//  sequence with room has a last block that is writable and has no mirror.
 class KvManager final : private EvictionListener {
  public:
   explicit KvManager(const KvConfig& config);
@@ -148,12 +150,11 @@ class KvManager final : private EvictionListener {
   void forget_all();
 
   // Starts loading what append() of a sequence will touch: its record, then (once that is there) the end of its first
-  // table, then that block. A step over a thousand sequences is bound by these misses.
-  void prefetch(KvSeq seq) const {
-    __builtin_prefetch(sequences_[seq].get()), __builtin_prefetch(&sequences_[seq]->tables);
-  }
+  // table, then its last block, where the pool must be asked. A step over a thousand sequences is bound by these
+  // misses.
+  void prefetch(KvSeq seq) const { __builtin_prefetch(&sequences_[seq], 1); }
   void prefetch_table(KvSeq seq) const {
-    const std::span<const BlockId> blocks = sequences_[seq]->tables[0].blocks();
+    const std::span<const BlockId> blocks = sequences_[seq].tables[0].blocks();
     if (blocks.empty()) return;
     constexpr std::size_t line = 64 / sizeof(BlockId); // the step copies all of it; what is longer than this streams
     const std::size_t from = blocks.size() > 8 * line ? blocks.size() - 8 * line : 0;
@@ -161,26 +162,30 @@ class KvManager final : private EvictionListener {
     __builtin_prefetch(&blocks.back());
   }
   void prefetch_block(KvSeq seq) const {
-    const std::span<const BlockId> blocks = sequences_[seq]->tables[0].blocks();
+    if (sequences_[seq].room > 0) return;
+    const std::span<const BlockId> blocks = sequences_[seq].tables[0].blocks();
     if (!blocks.empty()) groups_[0]->pool.prefetch(blocks.back());
   }
 
   // ---- Reading ----
-  std::uint32_t num_slots(KvSeq seq) const { return sequences_[seq]->num_slots; } // tokens with a place
-  bool swapped(KvSeq seq) const { return sequences_[seq]->state == State::swapped; }
-  bool resident(KvSeq seq) const { return sequences_[seq]->state == State::resident; }
+  std::uint32_t num_slots(KvSeq seq) const { return sequences_[seq].num_slots; } // tokens with a place
+  bool swapped(KvSeq seq) const { return sequences_[seq].state == State::swapped; }
+  bool resident(KvSeq seq) const { return sequences_[seq].state == State::resident; }
   std::span<const BlockId> table(KvSeq seq, std::uint32_t group) const {
-    return sequences_[seq]->tables[group].blocks();
+    return sequences_[seq].tables[group].blocks();
   }
   std::span<const BlockId> host_table(KvSeq seq, std::uint32_t group) const {
-    return sequences_[seq]->tables[group].host_slots();
+    return sequences_[seq].tables[group].host_slots();
   }
-  const Grant& grant(KvSeq seq, std::uint32_t group) const { return sequences_[seq]->tables[group].grant(); }
+  const Grant& grant(KvSeq seq, std::uint32_t group) const { return sequences_[seq].tables[group].grant(); }
   std::uint32_t num_live_blocks(KvSeq seq) const; // over all groups, resident or swapped: what a swap moves
   // Blocks, over all groups, that only this sequence holds: what preempting it will give back.
   std::uint32_t num_private_blocks(KvSeq seq) const;
   const BlockPool& pool(std::uint32_t group) const { return groups_[group]->pool; }
   const BlockPool& host_slots(std::uint32_t group) const { return groups_[group]->host.slots(); }
+  std::uint64_t tokens_held(std::uint32_t group) const {
+    return groups_[group]->pool.tokens_held() + (group == 0 ? num_untold_ : 0);
+  }
   KvStats stats() const;
   std::uint64_t prefix_queried_tokens() const { return totals_.prefix_queried_tokens; }
   std::uint64_t prefix_hit_tokens() const { return totals_.prefix_hit_tokens; }
@@ -198,6 +203,8 @@ class KvManager final : private EvictionListener {
     std::uint32_t num_written = 0; // slots that steps submitted before `appended` have written
     State state = State::none;
     bool publishing = false;
+    bool untold = false;      // tokens have been appended that the pool doesn't know of
+    std::uint8_t room = 0;    // for so many more: into the last block, where that is known to be the sequence's alone
     Ticket last = 0;          // the last ticket that may touch its blocks
     Ticket appended = 0;      // the last ticket that it has had a place in
     Ticket no_place_in = 0;   // the step that it was forked in with a place: no append
@@ -221,18 +228,24 @@ class KvManager final : private EvictionListener {
   void mend_path(Sequence& seq) const;
   void publish(Sequence& seq, std::span<const std::int32_t> tokens, std::uint32_t num_blocks);
   void drop_blocks(Sequence& seq);
+  // Sees how much room the last block has. One group only: else each would have to.
+  void find_room(Sequence& seq);
+  // The pool hears of all tokens, and there is no room but by asking it. Before anything but append() happens to the
+  // last block.
+  void tell_pool(Sequence& seq);
   void forget_orphans();
 
   KvConfig config_;
   std::vector<std::unique_ptr<KvGroup>> groups_;
   PrefixIndex index_;
   Transfers transfers_;
-  std::vector<std::unique_ptr<Sequence>> sequences_;
+  std::vector<Sequence> sequences_; // a new one may move the others
   std::vector<KvSeq> free_sequences_;
   std::uint32_t full_group_ = UINT32_MAX; // one that sees everything
   bool contiguous_ = false;
   std::uint32_t epoch_ = 0; // rises with each unpublish()
   Ticket building_ = 1, done_ = 0;
+  std::uint64_t num_untold_ = 0; // tokens that the first group's pool doesn't know of
   KvStats totals_;
   // Scratch, kept for its capacity.
   std::vector<NodeRef> match_;
