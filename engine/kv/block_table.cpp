@@ -19,15 +19,17 @@ std::uint32_t BlockTable::needed(const KvGroup& group, std::uint32_t num_slots, 
   return total - size() + (copy ? 1 : 0);
 }
 
-void BlockTable::append(KvGroup& group, Transfers& transfers, std::uint32_t num_slots, std::uint32_t count,
+bool BlockTable::append(KvGroup& group, Transfers& transfers, std::uint32_t num_slots, std::uint32_t count,
                         Ticket building) {
-  if (count == 0) return;
+  if (count == 0) return false;
   assert(size() == group.blocks_for(num_slots));
   const std::uint32_t block_size = group.block_size;
+  bool changed = false;
   if (const std::uint32_t filled = num_slots % block_size; filled != 0) {
     BlockId tail = blocks_.back();
     if (!group.pool.writable(tail)) {
       copy_tail(group, transfers, building);
+      changed = true;
       tail = blocks_.back();
     } else if (group.pool.mirror(tail) != kNoBlock) {
       group.host.unpair_block(tail);
@@ -41,6 +43,7 @@ void BlockTable::append(KvGroup& group, Transfers& transfers, std::uint32_t num_
     group.pool.set_filled(block, std::min(num_slots + count - size() * block_size, block_size));
     blocks_.push_back(block);
   }
+  return changed;
 }
 
 void BlockTable::copy_tail(KvGroup& group, Transfers& transfers, Ticket building) {
@@ -97,11 +100,13 @@ void BlockTable::truncate(KvGroup& group, Transfers& transfers, std::uint32_t co
   if (filled != 0 && group.pool.writable(blocks_.back())) group.pool.set_filled(blocks_.back(), filled);
 }
 
-void BlockTable::free_behind(KvGroup& group, Transfers& transfers, std::uint32_t first, Ticket last) {
+bool BlockTable::free_behind(KvGroup& group, Transfers& transfers, std::uint32_t first, Ticket last) {
+  const std::uint32_t before = first_live_;
   for (; first_live_ < first && first_live_ < size(); ++first_live_) {
     release(group, transfers, blocks_[first_live_], last);
     blocks_[first_live_] = kNoBlock;
   }
+  return first_live_ != before;
 }
 
 std::uint32_t BlockTable::needed_host(const KvGroup& group, const Transfers& transfers) const {

@@ -59,8 +59,8 @@ class BlockTable {
   // Blocks that append() would allocate, copies included.
   std::uint32_t needed(const KvGroup& group, std::uint32_t num_slots, std::uint32_t count) const;
   // Room for `count` more tokens behind num_slots, writable from the step `building` on. needed() of them are
-  // available.
-  void append(KvGroup& group, Transfers& transfers, std::uint32_t num_slots, std::uint32_t count, Ticket building);
+  // available. Whether an entry that was there has changed.
+  bool append(KvGroup& group, Transfers& transfers, std::uint32_t num_slots, std::uint32_t count, Ticket building);
   // The first entries are these blocks, one reference taken of each; kNoBlock behind a window. The table is empty.
   void share(KvGroup& group, std::span<const BlockId> blocks);
   // The first `count` entries of `other`, by reference.
@@ -74,8 +74,8 @@ class BlockTable {
   void replace(KvGroup& group, Transfers& transfers, std::uint32_t i, BlockId block, Ticket last);
   // Drops the entries from `count` on; `num_slots` of what remains are filled.
   void truncate(KvGroup& group, Transfers& transfers, std::uint32_t count, std::uint32_t num_slots, Ticket last);
-  // Drops the entries before `first`.
-  void free_behind(KvGroup& group, Transfers& transfers, std::uint32_t first, Ticket last);
+  // Drops the entries before `first`; whether there were any.
+  bool free_behind(KvGroup& group, Transfers& transfers, std::uint32_t first, Ticket last);
 
   // Host slots that swap_out() would allocate.
   std::uint32_t needed_host(const KvGroup& group, const Transfers& transfers) const;

@@ -61,6 +61,7 @@ KvSeq KvManager::new_sequence() {
   }
   Sequence& seq = sequences_[id];
   assert(seq.state == State::none && seq.path.empty());
+  table_changed(seq);
   seq.state = State::empty;
   seq.hashes.clear();
   seq.root = {};
@@ -109,6 +110,7 @@ void KvManager::tell_pool(Sequence& seq) {
 
 void KvManager::drop_blocks(Sequence& seq) {
   tell_pool(seq);
+  table_changed(seq);
   for (auto& group : groups_) {
     BlockTable& table = seq.tables[group->index];
     if (seq.state == State::swapped)
@@ -226,7 +228,8 @@ bool KvManager::append(KvSeq id, std::uint32_t count) {
     const std::uint32_t needed = table.needed(*group, seq.num_slots, count);
     if (needed && !group->policy->can_allocate(table.grant(), table.size(), needed)) return false;
   }
-  for (auto& group : groups_) seq.tables[group->index].append(*group, transfers_, seq.num_slots, count, building_);
+  for (auto& group : groups_)
+    if (seq.tables[group->index].append(*group, transfers_, seq.num_slots, count, building_)) table_changed(seq);
   seq.appended = seq.last = building_;
   seq.num_slots += count;
   find_room(seq);
@@ -244,8 +247,9 @@ void KvManager::commit(KvSeq id, std::span<const std::int32_t> tokens, std::uint
   const std::uint32_t full_blocks = seq.num_committed / config_.block_size;
   if (seq.publishing && full_blocks > seq.path.size()) publish(seq, tokens, full_blocks);
   for (auto& group : groups_)
-    if (group->window)
-      seq.tables[group->index].free_behind(*group, transfers_, group->first_needed(seq.num_committed), seq.last);
+    if (group->window &&
+        seq.tables[group->index].free_behind(*group, transfers_, group->first_needed(seq.num_committed), seq.last))
+      table_changed(seq);
 }
 
 void KvManager::announce_commit(KvSeq id, std::span<const std::int32_t> tokens, std::uint32_t num_computed,
@@ -296,6 +300,7 @@ void KvManager::publish(Sequence& seq, std::span<const std::int32_t> tokens, std
         group->pool.set_content(own, node.id);
       } else if (held != own) {
         table.replace(*group, transfers_, i, held, seq.last);
+        table_changed(seq);
         ++totals_.deduplicated_blocks;
       }
     }
@@ -308,6 +313,7 @@ void KvManager::truncate(KvSeq id, std::uint32_t num_tokens) {
   assert(seq.state == State::resident && num_tokens <= seq.num_slots && num_tokens >= seq.num_committed);
   if (num_tokens == seq.num_slots) return;
   tell_pool(seq);
+  table_changed(seq);
   for (auto& group : groups_)
     seq.tables[group->index].truncate(*group, transfers_, group->blocks_for(num_tokens), num_tokens, seq.last);
   seq.num_slots = num_tokens;
@@ -380,6 +386,7 @@ bool KvManager::swap_out(KvSeq id) {
   assert(seq.state == State::resident && !has_place(seq));
   if (contiguous_) return false;
   tell_pool(seq);
+  table_changed(seq);
   for (auto& group : groups_)
     if (seq.tables[group->index].needed_host(*group, transfers_) > group->host.slots().num_free()) return false;
   const std::size_t before = transfers_.list().swap_out.size();

@@ -149,22 +149,16 @@ class KvManager final : private EvictionListener {
   // The device lost its memory: all cached content is forgotten. No sequence may hold blocks.
   void forget_all();
 
-  // Starts loading what append() of a sequence will touch: its record, then (once that is there) the end of its first
-  // table, then its last block, where the pool must be asked. A step over a thousand sequences is bound by these
-  // misses.
+  // Starts loading what append() of a sequence will touch: its record, then (once that is there), where the pool must
+  // be asked, the end of its first table, then that block. A step over a thousand sequences is bound by these misses.
   void prefetch(KvSeq seq) const { __builtin_prefetch(&sequences_[seq], 1); }
-  void prefetch_table(KvSeq seq) const {
+  void prefetch_table_end(KvSeq seq) const {
     const std::span<const BlockId> blocks = sequences_[seq].tables[0].blocks();
-    if (blocks.empty()) return;
-    constexpr std::size_t line = 64 / sizeof(BlockId); // the step copies all of it; what is longer than this streams
-    const std::size_t from = blocks.size() > 8 * line ? blocks.size() - 8 * line : 0;
-    for (std::size_t i = from; i < blocks.size(); i += line) __builtin_prefetch(&blocks[i]);
-    __builtin_prefetch(&blocks.back());
+    if (sequences_[seq].room == 0 && !blocks.empty()) __builtin_prefetch(&blocks.back());
   }
   void prefetch_block(KvSeq seq) const {
-    if (sequences_[seq].room > 0) return;
     const std::span<const BlockId> blocks = sequences_[seq].tables[0].blocks();
-    if (!blocks.empty()) groups_[0]->pool.prefetch(blocks.back());
+    if (sequences_[seq].room == 0 && !blocks.empty()) groups_[0]->pool.prefetch(blocks.back());
   }
 
   // ---- Reading ----
@@ -174,6 +168,9 @@ class KvManager final : private EvictionListener {
   std::span<const BlockId> table(KvSeq seq, std::uint32_t group) const {
     return sequences_[seq].tables[group].blocks();
   }
+  // No two sequences' tables have the same, nor has one when entries that were there have changed: under the same
+  // version a table at most grows.
+  std::uint64_t table_version(KvSeq seq) const { return sequences_[seq].table_version; }
   std::span<const BlockId> host_table(KvSeq seq, std::uint32_t group) const {
     return sequences_[seq].tables[group].host_slots();
   }
@@ -203,13 +200,14 @@ class KvManager final : private EvictionListener {
     std::uint32_t num_written = 0; // slots that steps submitted before `appended` have written
     State state = State::none;
     bool publishing = false;
-    bool untold = false;      // tokens have been appended that the pool doesn't know of
-    std::uint8_t room = 0;    // for so many more: into the last block, where that is known to be the sequence's alone
-    Ticket last = 0;          // the last ticket that may touch its blocks
-    Ticket appended = 0;      // the last ticket that it has had a place in
-    Ticket no_place_in = 0;   // the step that it was forked in with a place: no append
+    bool untold = false;   // tokens have been appended that the pool doesn't know of
+    std::uint8_t room = 0; // for so many more: into the last block, where that is known to be the sequence's alone
+    Ticket last = 0;       // the last ticket that may touch its blocks
+    Ticket appended = 0;   // the last ticket that it has had a place in
+    std::uint64_t table_version = 0;
     Ticket publish_after = 0; // nothing is published before this ticket is done
     std::array<BlockTable, QUIRE_MAX_GROUPS> tables;
+    Ticket no_place_in = 0;      // the step that it was forked in with a place: no append
     std::vector<Hash128> hashes; // of its full blocks, as far as known
     std::vector<NodeRef> path;   // its full blocks in the prefix index, from the root
     NodeRef root;                // none: not cached
@@ -230,6 +228,8 @@ class KvManager final : private EvictionListener {
   void drop_blocks(Sequence& seq);
   // Sees how much room the last block has. One group only: else each would have to.
   void find_room(Sequence& seq);
+  // Entries of its tables have changed, or went.
+  void table_changed(Sequence& seq) { seq.table_version = ++table_versions_; }
   // The pool hears of all tokens, and there is no room but by asking it. Before anything but append() happens to the
   // last block.
   void tell_pool(Sequence& seq);
@@ -245,7 +245,8 @@ class KvManager final : private EvictionListener {
   bool contiguous_ = false;
   std::uint32_t epoch_ = 0; // rises with each unpublish()
   Ticket building_ = 1, done_ = 0;
-  std::uint64_t num_untold_ = 0; // tokens that the first group's pool doesn't know of
+  std::uint64_t table_versions_ = 0; // so far
+  std::uint64_t num_untold_ = 0;     // tokens that the first group's pool doesn't know of
   KvStats totals_;
   // Scratch, kept for its capacity.
   std::vector<NodeRef> match_;

@@ -27,6 +27,8 @@ template <class T> class Column {
     if (count) std::memcpy(at, from, count * sizeof(T));
   }
   void clear() { size_ = 0; }
+  // The first `count` are left.
+  void cut(std::size_t count) { size_ = count; }
   std::size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
   const T* data() const { return data_.get(); }

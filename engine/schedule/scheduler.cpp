@@ -29,6 +29,7 @@ void Scheduler::add(SequenceGroup& group) {
 bool Scheduler::schedule(Step& step) {
   assert(in_flight_ <= 1);
   step.clear(kv_.num_groups());
+  tables_.begin(kv_.num_groups());
   impossible_.clear();
   admitted_.clear();
   newborn_.clear();
@@ -36,11 +37,12 @@ bool Scheduler::schedule(Step& step) {
   uint32_t budget = options_.max_batched_tokens;
   schedule_running(step, budget);
   if (deficit_ == 0) schedule_waiting(step, budget);
+  tables_.end();
   for (Sequence* fork : newborn_) start_running(*fork);
   kv_.take_transfers(step.transfers);
   if (step.empty()) return false;
   stalls_ = 0;
-  step.seal(options_.program, last_ticket_);
+  step.seal(tables_, options_.program, last_ticket_);
   return true;
 }
 
@@ -61,7 +63,7 @@ void Scheduler::schedule_running(Step& step, uint32_t& budget) {
       __builtin_prefetch(running_[i + 20], 1);
       __builtin_prefetch(&running_[i + 20]->tokens, 1);
       kv_.prefetch(running_[i + 14]->kv);
-      kv_.prefetch_table(running_[i + 9]->kv);
+      kv_.prefetch_table_end(running_[i + 9]->kv);
       running_[i + 9]->sampling.prefetch();
       kv_.prefetch_block(running_[i + 4]->kv);
     }
@@ -116,7 +118,7 @@ bool Scheduler::draining_covers(uint64_t blocks) const {
 }
 
 void Scheduler::run_chunk(Step& step, Sequence& s, uint32_t count, uint32_t& budget) {
-  step.add_chunk(kv_, s, count);
+  step.add_chunk(kv_, tables_, s, count);
   budget -= count;
   if (s.num_computed < s.length() || s.awaiting) return;
   step.add_row(s, options_.vocab_size);

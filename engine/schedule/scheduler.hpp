@@ -144,6 +144,7 @@ class Scheduler {
   uint64_t deficit_ = 0;                            // blocks a group that running sequences failed to get in this step
   std::vector<Sequence*> newborn_, urgent_scratch_; // forks of this step; scratch
   std::vector<Sequence*> filled_;                   // scratch of commit
+  StepTables tables_;                               // of the step that was filled last
   uint64_t last_ticket_ = 0;                        // of the backend
   SchedulerStats stats_;
 };

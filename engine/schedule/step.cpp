@@ -18,7 +18,6 @@ void Step::clear(uint32_t num_groups) {
   seq_len_.clear();
   table_start_.clear();
   table_start_.push(0);
-  for (auto& table : tables_) table.clear();
   row_tokens_.clear();
   sampling_rows_.clear();
   sampled_.clear();
@@ -27,13 +26,16 @@ void Step::clear(uint32_t num_groups) {
   fed_ = false;
 }
 
-void Step::add_chunk(const KvManager& kv, Sequence& s, uint32_t count) {
+void Step::add_chunk(const KvManager& kv, StepTables& tables, Sequence& s, uint32_t count) {
   const uint32_t from = s.num_computed, to = from + count;
   const auto known = static_cast<uint32_t>(s.tokens.size());
   assert(count > 0 && to <= s.length());
   int32_t* const tokens = tokens_.grow(count);
   uint32_t* const token_rows = token_rows_.grow(count);
-  for (uint32_t i = 0; i < std::min(to, known) - from; ++i) tokens[i] = s.tokens[from + i], token_rows[i] = 0;
+  if (const uint32_t here = std::min(to, known) - from; here > 0) { // mostly the device has it
+    std::copy_n(s.tokens.data() + from, here, tokens);
+    std::fill_n(token_rows, here, 0u);
+  }
   if (to > known) { // only the newest token can be on the device still: whatever feeds it was committed
     assert(to == known + 1 && s.num_pending == 1);
     tokens[count - 1] = -1;
@@ -42,13 +44,7 @@ void Step::add_chunk(const KvManager& kv, Sequence& s, uint32_t count) {
   }
   query_start_.push(num_tokens());
   seq_len_.push(to);
-  uint32_t end = 0;
-  for (uint32_t g = 0; g < num_groups_; ++g) {
-    const std::span<const BlockId> table = kv.table(s.kv, g);
-    tables_[g].append(table.data(), table.size());
-    end = static_cast<uint32_t>(tables_[g].size());
-  }
-  table_start_.push(end);
+  table_start_.push(tables.add(kv, s.kv, s.max_length));
   s.part_in = kv.building();
   s.before_part = from;
   s.num_computed = to;
@@ -84,7 +80,7 @@ void Step::add_row(Sequence& s, uint32_t vocab_size) {
   if (row.num_candidates) candidates.resize(candidates.size() + row.num_candidates);
 }
 
-void Step::seal(uint32_t program, Ticket before) {
+void Step::seal(const StepTables& tables, uint32_t program, Ticket before) {
   sampled_.clear();
   sampled_.grow(rows.size());
   for (size_t r = 0; r < rows.size(); ++r)
@@ -101,8 +97,8 @@ void Step::seal(uint32_t program, Ticket before) {
   view_.query_start = query_start_.data();
   view_.seq_len = seq_len_.data();
   view_.table_start = table_start_.data();
-  for (uint32_t g = 0; g < num_groups_; ++g) table_pointers_[g] = tables_[g].data();
-  view_.tables = table_pointers_.data();
+  for (uint32_t g = 0; g < num_groups_; ++g) tables_[g] = tables.table(g);
+  view_.tables = tables_.data();
   view_.rows = row_tokens_.data();
   sampling_ = {};
   sampling_.struct_size = sizeof sampling_;

@@ -9,6 +9,7 @@
 #include "quire/plugin.h"
 #include "schedule/column.hpp"
 #include "schedule/sequence.hpp"
+#include "schedule/step_tables.hpp"
 
 #include <array>
 #include <cstdint>
@@ -38,11 +39,11 @@ class Step {
 
   // Adds `count` tokens of the sequence from num_computed on, whose slots the KV manager has made. The last may be one
   // that the step before sampled.
-  void add_chunk(const KvManager& kv, Sequence& sequence, uint32_t count);
+  void add_chunk(const KvManager& kv, StepTables& tables, Sequence& sequence, uint32_t count);
   // A row of the last token added, sampled for this sequence.
   void add_row(Sequence& sequence, uint32_t vocab_size);
-  // Makes the spans: no more may be added.
-  void seal(uint32_t program, Ticket before);
+  // Makes the spans: no more may be added. Those of the tables last until the next step is filled.
+  void seal(const StepTables& tables, uint32_t program, Ticket before);
 
   const quire_step& view() const { return view_; }
   const quire_sampling& sampling() const { return sampling_; }
@@ -57,13 +58,12 @@ class Step {
   std::vector<quire_candidate> candidates;
 
  private:
-  Column<int32_t> tokens_;                                // [T]
-  Column<uint32_t> token_rows_;                           // [T]
-  Column<uint32_t> query_start_;                          // [S + 1]
-  Column<uint32_t> seq_len_;                              // [S]
-  Column<uint32_t> table_start_;                          // [S + 1]
-  std::array<Column<uint32_t>, QUIRE_MAX_GROUPS> tables_; // [table_start[S]]
-  std::array<const uint32_t*, QUIRE_MAX_GROUPS> table_pointers_{};
+  Column<int32_t> tokens_;       // [T]
+  Column<uint32_t> token_rows_;  // [T]
+  Column<uint32_t> query_start_; // [S + 1]
+  Column<uint32_t> seq_len_;     // [S]
+  Column<uint32_t> table_start_; // [S + 1]
+  std::array<const uint32_t*, QUIRE_MAX_GROUPS> tables_{};
   Column<uint32_t> row_tokens_; // [R]
   Column<quire_sampling_row> sampling_rows_;
   Column<quire_sampled_row> sampled_;

@@ -354,7 +354,7 @@ typedef struct quire_step {
   uint64_t token_ticket;            /* the ticket submitted just before this one, if token_rows names any */
   const uint32_t* query_start;      /* [S + 1] */
   const uint32_t* seq_len;          /* [S] */
-  const uint32_t* table_start;      /* [S + 1] into each group's table; entries of sequence s: table_start[s + 1] - table_start[s] */
+  const uint32_t* table_start;      /* [S + 1] into each group's table; entries of sequence s: table_start[s + 1] - table_start[s]; those behind its tokens may be any block's */
   const uint32_t* const* tables;    /* [num_kv_groups] pointers to [table_start[S]] block ids */
   const uint32_t* rows;             /* [R] token indices whose output is wanted, ascending; one may come again (samples of one prompt) */
   const uint32_t* adapters;         /* [S] adapter slots; NULL = none */
