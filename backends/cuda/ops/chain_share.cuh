@@ -47,6 +47,11 @@ template <uint32_t kFirst, uint32_t kSecond> struct Ring {
   static constexpr uint32_t kAlign = kPlain ? 1024 : 128;     // tensor maps swizzle by the address, with this period
   static constexpr uint32_t kWidth = kPlain ? kChainRows : 1; // rows of activations at most
   static constexpr uint32_t kSubs = kPlain ? 1 : 2;           // tiles of 16 rows that glu takes together
+  static constexpr bool kPairs = [] {                         // of units, which share a scale: K has whole ones
+    if constexpr (kPlain) return false;
+    if constexpr (!kPlain)
+      return BlockStream<kFirst>::kPlanes.super_bytes + BlockStream<kSecond>::kPlanes.super_bytes != 0;
+  }();
 };
 
 // Sums that wait to be added up: [slot][slice][row of W][row of activations]; a slot is a tile of 16 rows, and slots
@@ -91,7 +96,9 @@ template <class R> struct Share {
     tiles = R::kPlain && !phase.linear.glu ? (last - first + 1) / 2 : last - first;
     groups = 1u << phase.group_shift, slices = 1u << slices_shift;
     group = warp >> slices_shift, slice = warp & (slices - 1);
-    begin = units * slice >> slices_shift, end = units * (slice + 1) >> slices_shift;
+    // Two units that share a scale stay together, but where each warp has one at most.
+    const uint32_t shift = R::kPairs && units > slices ? 1 : 0, count = units >> shift;
+    begin = count * slice >> slices_shift << shift, end = count * (slice + 1) >> slices_shift << shift;
   }
   __device__ __forceinline__ uint32_t item(const LinearArgs& a, uint32_t tile) const {
     return first + (R::kPlain && !a.glu ? 2 * tile : tile);

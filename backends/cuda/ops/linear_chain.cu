@@ -173,14 +173,11 @@ __global__ void __launch_bounds__(kThreads, 1)
               const uint32_t row = 2 * t + i % 2;
               if (row < rows) to[(PlainStream::row_of(g) + 8 * (i / 2)) * sums + row] = c[i];
             }
-          } else {
-#pragma unroll
-            for (int h = 0; h < 2; ++h) {
-              float sum = c[h];
-              sum += __shfl_xor_sync(kAllLanes, sum, 1);
-              sum += __shfl_xor_sync(kAllLanes, sum, 2);
-              if (t == 0) to[g + 8 * h] = sum;
-            }
+          } else { // rows g and g + 8, each over four lanes of which the odd ones add up the latter
+            const bool odd = t % 2 != 0;
+            float sum = (odd ? c[1] : c[0]) + __shfl_xor_sync(kAllLanes, odd ? c[0] : c[1], 1);
+            sum += __shfl_xor_sync(kAllLanes, sum, 2);
+            if (t < 2) to[g + 8 * t] = sum;
           }
         }
       if (share.begin == share.end && share.group < share.groups) { // a slice of nothing

@@ -10,6 +10,8 @@
 #include "linear.cuh"
 #include "linear_chain.hpp"
 
+#include <type_traits>
+
 #if QUIRE_SM >= 900 && !defined(QUIRE_CUDA_EMULATED)
 #define QUIRE_CHAIN_BULK
 #endif
@@ -129,7 +131,7 @@ template <uint32_t kFormat> struct BlockStream {
   static constexpr uint32_t kColumns = 128; // of a unit; a stage has one or two
   static constexpr uint32_t kUnitBytes =
       kPlanes.q4_bytes + kPlanes.q8_bytes + kPlanes.q2_bytes + kPlanes.q1_bytes + kPlanes.scale_bytes;
-  static constexpr uint32_t kStageBytes = 2 * (kUnitBytes + kPlanes.super_bytes), kArrivals = 33;
+  static constexpr uint32_t kStageBytes = 2 * kUnitBytes + (kPlanes.super_bytes + 127) / 128 * 128, kArrivals = 33;
   static constexpr bool kSixteen = kFormat == QUIRE_Q2_K || kFormat == QUIRE_Q3_K || kFormat == QUIRE_Q6_K;
   static constexpr bool kQ4 = kPlanes.q4_bytes != 0, kQ8 = kPlanes.q8_bytes != 0, kQ2 = kPlanes.q2_bytes != 0,
                         kQ1 = kPlanes.q1_bytes != 0;
@@ -138,10 +140,9 @@ template <uint32_t kFormat> struct BlockStream {
                             kAt1 = kAt2 + 2 * kPlanes.q2_bytes, kAtScales = kAt1 + 2 * kPlanes.q1_bytes,
                             kAtSuper = kAtScales + 2 * kPlanes.scale_bytes;
 
-  // Units `unit` to unit + count - 1 of a tile, count 1 or 2.
+  // Units `unit` to unit + count - 1 of a tile, count 1 or 2; where two share a scale, 2 from an even one on.
   static __device__ __forceinline__ void issue(const TilePlanes& p, uint32_t unit, uint32_t count, unsigned char* to,
                                                [[maybe_unused]] uint64_t* full, uint32_t lane) {
-    const uint32_t supers = (unit % 2 + count + 1) / 2;
     const auto large = [&](const auto& copy) {
       if constexpr (kQ4) copy(to, p.first + unit * kPlanes.q4_bytes, count * kPlanes.q4_bytes);
       if constexpr (kQ8) copy(to + kAt8, p.first + unit * kPlanes.q8_bytes, count * kPlanes.q8_bytes);
@@ -154,7 +155,7 @@ template <uint32_t kFormat> struct BlockStream {
     if constexpr (kQ1) copy_small(to + kAt1, p.second + unit * kPlanes.q1_bytes, count * kPlanes.q1_bytes);
     copy_small(to + kAtScales, p.scales + unit * kPlanes.scale_bytes, count * kPlanes.scale_bytes);
     if constexpr (kPlanes.super_bytes != 0)
-      copy_small(to + kAtSuper, p.super + unit / 2 * kPlanes.super_bytes, supers * kPlanes.super_bytes);
+      copy_small(to + kAtSuper, p.super + unit / 2 * kPlanes.super_bytes, kPlanes.super_bytes);
 #ifdef QUIRE_CHAIN_BULK
     hopper::barrier_arrive_copied(full);
     if (lane != 0) return;
@@ -223,10 +224,16 @@ template <uint32_t kFormat> struct BlockStream {
   static __device__ __forceinline__ void consume(const unsigned char* from, const unsigned char* x, const float* sums32,
                                                  const float* sums16, uint32_t unit, uint32_t count, uint32_t lane,
                                                  float (&sums)[4]) {
-    if constexpr (kQ4 && QUIRE_SM >= 900) // elsewhere registers don't suffice
-      consume_nibbles(from, x, kSixteen ? sums16 : sums32, unit, count, lane, sums);
+    const auto go = [&](auto units) {
+      if constexpr (kQ4 && QUIRE_SM >= 900) // elsewhere registers don't suffice
+        consume_nibbles<units>(from, x, kSixteen ? sums16 : sums32, unit, lane, sums);
+      else
+        consume_groups<units>(from, x, sums32, sums16, unit, lane, sums);
+    };
+    if (count == 2)
+      go(std::integral_constant<uint32_t, 2>{});
     else
-      consume_groups(from, x, sums32, sums16, unit, count, lane, sums);
+      go(std::integral_constant<uint32_t, 1>{});
   }
 
  private:
@@ -281,23 +288,22 @@ template <uint32_t kFormat> struct BlockStream {
       multiply(upper, words[0] & both, words[1] & both, high, b);
     }
   }
+  template <uint32_t kCount>
   static __device__ __forceinline__ void consume_nibbles(const unsigned char* from, const unsigned char* x,
-                                                         const float* x_sums, uint32_t unit, uint32_t count,
-                                                         uint32_t lane, float (&sums)[4]) {
-    lane = not_kept(lane);
+                                                         const float* x_sums, uint32_t unit, uint32_t lane,
+                                                         float (&sums)[4]) {
+    if constexpr (kCount == 1) lane = not_kept(lane); // seldom
     const uint32_t g = lane / 4, t = lane % 4;
     constexpr uint32_t kFours = kSixteen ? 2 : 1; // groups of a unit by four
     constexpr uint32_t kRowBytes = kPlanes.scale_bytes / 16;
     // What the sums of quants are to be multiplied by: quants enter times 2^-24, and so do the scales of Q4_K and Q5_K.
     const float lane_up = (t < 2 ? -kUp : kUp / 16) * (kPlanes.super_bytes != 0 && !kSixteen ? kUp : 1.f);
     [[maybe_unused]] const float up = t < 2 ? 16.f : kQ2 ? 64.f : 128.f; // of upper bits, in even groups
-    float of_q[2] = {}; // of rows g and g + 8; of a unit where a scale is shared by two units
+    float of_q[2] = {};                                                  // of rows g and g + 8
 #pragma unroll
-    for (uint32_t u = 0; u < 2; ++u) {
-      if (u == 1 && count == 1) break;
+    for (uint32_t u = 0; u < kCount; ++u) {
       const Quants top = quants(from, u, 0, lane), bottom = quants(from, u, 1, lane);
       const unsigned char* x_of_unit = x + (unit + u) * 256 + t * 16 + g / 4 * 4;
-      if constexpr (kPlanes.super_bytes != 0) of_q[0] = of_q[1] = 0;
 #pragma unroll
       for (uint32_t four = 0; four < kFours; ++four) {
         const Operand b0(x_of_unit + (kSixteen ? (2 * four + g % 4 / 2) * 64 + g % 2 * 8 : g % 4 * 64), lane);
@@ -334,20 +340,24 @@ template <uint32_t kFormat> struct BlockStream {
                            (four * 2 + t % 2) * kTwoScales,
                        x_sums + 4 * kFours * unit + first_group, t, of_group[0][h], of_group[1][h], of_q[h], sums[h]);
       }
-      if constexpr (kPlanes.super_bytes != 0)
-#pragma unroll
-        for (uint32_t h = 0; h < 2; ++h)
-          sums[h] = fmaf(half_at(super_of(from, unit, u) + (8 * h + g) * 4) * lane_up, of_q[h], sums[h]);
     }
-    if constexpr (kPlanes.super_bytes != 0 && !kSixteen) { // minimums: blocks 2t and 2t + 1 of the stage's eight
-      if (t / 2 < count) {
+    if constexpr (kPlanes.super_bytes != 0) { // d and dmin of all
+      lane = not_kept(lane);
+      const uint32_t g = lane / 4, t = lane % 4;
+      const unsigned char* super = from + kAtSuper + g * 4;
+      float2 d[2];
+#pragma unroll
+      for (uint32_t h = 0; h < 2; ++h) {
+        d[h] = __half22float2(half2_of(read4(super + h * 32)));
+        sums[h] = fmaf(d[h].x * lane_up, of_q[h], sums[h]);
+      }
+      if (!kSixteen && t / 2 < kCount) { // minimums: blocks 2t and 2t + 1 of the stage's eight
         const float2 xs = *reinterpret_cast<const float2*>(x_sums + 4 * unit + 2 * t);
-        const unsigned char* minimums = from + kAtScales + t / 2 * kPlanes.scale_bytes + 4 + t % 2 * 2;
-        const unsigned char* super = super_of(from, unit, t / 2) + 2;
+        const unsigned char* minimums = from + kAtScales + t / 2 * kPlanes.scale_bytes + g * 8 + 4 + t % 2 * 2;
 #pragma unroll
         for (uint32_t h = 0; h < 2; ++h) {
-          const float2 m = bytes_of(minimums + (8 * h + g) * 8);
-          sums[h] = fmaf(half_at(super + (8 * h + g) * 4) * -kUp, fmaf(m.x, xs.x, m.y * xs.y), sums[h]);
+          const float2 m = bytes_of(minimums + h * 64);
+          sums[h] = fmaf(d[h].y * -kUp, fmaf(m.x, xs.x, m.y * xs.y), sums[h]);
         }
       }
     }
@@ -383,10 +393,6 @@ template <uint32_t kFormat> struct BlockStream {
       of_q = fmaf(d.x, fmaf(offset, xs.x, first), fmaf(d.y, fmaf(offset, xs.y, second), of_q));
     }
   }
-  static __device__ __forceinline__ const unsigned char* super_of(const unsigned char* from, uint32_t unit,
-                                                                  uint32_t u) {
-    return from + kAtSuper + (unit % 2 + u) / 2 * kPlanes.super_bytes;
-  }
   static __device__ __forceinline__ uint32_t read4(const unsigned char* p) {
     return *reinterpret_cast<const uint32_t*>(p);
   }
@@ -398,17 +404,17 @@ template <uint32_t kFormat> struct BlockStream {
     return __half22float2(half2_of(__byte_perm(*reinterpret_cast<const uint16_t*>(p), 0, 0x4140)));
   }
 
+  template <uint32_t kCount>
   static __device__ __forceinline__ void consume_groups(const unsigned char* from, const unsigned char* x,
                                                         const float* sums32, const float* sums16, uint32_t unit,
-                                                        uint32_t count, uint32_t lane, float (&sums)[4]) {
+                                                        uint32_t lane, float (&sums)[4]) {
     const uint32_t g = lane / 4, t = lane % 4;
     float lo[2][4] = {};                 // [unit where groups are 16 columns, else 0 and 1: q and 16 q]
     uint4 mine = make_uint4(0, 0, 0, 0); // of the lane's group: 32 columns
     if constexpr (!kSixteen)
-      if (g < 4 * count) mine = read16(x + (4 * unit + g) * 64 + t * 16);
+      if (g < 4 * kCount) mine = read16(x + (4 * unit + g) * 64 + t * 16);
 #pragma unroll
-    for (int u = 0; u < 2; ++u) {
-      if (u == 1 && count == 1) break;
+    for (int u = 0; u < static_cast<int>(kCount); ++u) {
       const Quants top = quants(from, u, 0, lane), bottom = quants(from, u, 1, lane);
       if constexpr (kSixteen) {
         const uint2 half = *reinterpret_cast<const uint2*>(x + (4 * (unit + u) + g / 2) * 64 + t * 16 + g % 2 * 8);
@@ -437,17 +443,16 @@ template <uint32_t kFormat> struct BlockStream {
     }
     if constexpr (kSixteen) {
 #pragma unroll
-      for (uint32_t u = 0; u < 2; ++u) {
-        if (u == 1 && count == 1) break;
-        const unsigned char* super = from + kAtSuper + (unit % 2 + u) / 2 * kPlanes.super_bytes;
+      for (uint32_t u = 0; u < kCount; ++u) {
+        const unsigned char* super = from + kAtSuper;
 #pragma unroll
         for (uint32_t h = 0; h < 2; ++h)
           scale16(from + u * kPlanes.scale_bytes, super, sums16 + 8 * (unit + u) + 2 * t, 8 * h + g, t,
                   lo[u][2 * h] * kUp, lo[u][2 * h + 1] * kUp, sums[h]);
       }
-    } else if (t / 2 < count) {
+    } else if (t / 2 < kCount) {
       constexpr float kUpHigh = kUp / (sixteenfold(1) ? 16.f : 1.f);
-      const unsigned char* super = from + kAtSuper + (unit % 2 + t / 2) / 2 * kPlanes.super_bytes;
+      const unsigned char* super = from + kAtSuper;
 #pragma unroll
       for (uint32_t h = 0; h < 2; ++h)
         scale32(from, super, sums32 + 4 * unit + 2 * t, 8 * h + g, t, fmaf(lo[1][2 * h], kUpHigh, lo[0][2 * h] * kUp),
