@@ -162,6 +162,27 @@ void plan_decode(std::span<const AttendSequence> sequences, const AttendShape& s
   assert(plan.decode.size() <= max_items);
 }
 
+// Parts for the blocks of clusters: all of one length but the last, as many tiles as let each block have one.
+void plan_clusters(std::span<const AttendSequence> sequences, const AttendShape& shape, AttendPlan& plan) {
+  for (const AttendSequence& s : sequences) {
+    assert(s.queries == 1);
+    const uint32_t seen = first_seen(s.length - 1, shape.window), origin = decode_origin(s, shape.window);
+    const uint32_t n = s.length - origin, chunk = round_up((n + shape.cluster - 1) / shape.cluster, kDecodeTile);
+    const uint32_t parts = (n + chunk - 1) / chunk;
+    for (uint32_t part = 0; part < shape.cluster; ++part) {
+      DecodeItem item{s.token, 0, 0, s.table, part, parts, 0, s.length - 1};
+      if (part < parts) {
+        item.begin = std::max(origin + part * chunk, seen);
+        item.end = std::min(origin + (part + 1) * chunk, s.length);
+      }
+      plan.clustered.push_back(item);
+    }
+  }
+  const size_t padded = size_t{shape.padded_sequences} * shape.cluster;
+  assert(plan.clustered.size() <= padded);
+  plan.clustered.resize(padded); // without parts
+}
+
 void plan_prefill(const AttendSequence& s, const AttendShape& shape, AttendPlan& plan) {
   const uint32_t before = s.length - s.queries;
   if (shape.wide && s.queries >= kLeastWideTokens) {
@@ -190,6 +211,7 @@ bool plan_parts(const AttendSequence& s, const AttendShape& shape, AttendPlan& p
 
 void AttendPlan::clear() {
   decode.clear();
+  clustered.clear();
   prefill.clear();
   wide.clear();
   parts.clear();
@@ -203,6 +225,8 @@ void plan_attend(std::span<const AttendSequence> sequences, const AttendShape& s
   if (shape.fixed_order) {
     for (const AttendSequence& s : sequences)
       if (!plan_parts(s, shape, plan)) plan_prefill(s, shape, plan);
+  } else if (shape.cluster != 0) {
+    plan_clusters(sequences, shape, plan);
   } else {
     plan_decode(sequences, shape, plan);
     for (const AttendSequence& s : sequences)

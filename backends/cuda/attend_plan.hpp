@@ -1,7 +1,7 @@
 // Which block of the attention grids does what, planned on the host once a step for all layers of a shape.
 //
 // Decode: sequences of one token are cut into runs of positions, as long as lets every block of the grid have the same
-// share, and listed longest first. Fixed order: chunks at fixed positions instead, whoever does them. Prefill: blocks
+// share, and listed longest first; where few of them get clusters, into a part for each block of one. Fixed order: chunks at fixed positions instead, whoever does them. Prefill: blocks
 // of rows, or of tokens for attend_prefill_sm90, longest first. Threads: pure functions. Errors: none.
 #pragma once
 
@@ -25,6 +25,7 @@ struct AttendSequence {
 struct AttendPlan {
   std::vector<DecodeItem> decode;
   uint32_t decode_partials = 0;
+  std::vector<DecodeItem> clustered; // [padded sequences, cluster]: instead of `decode`, by sequence and part
   std::vector<PrefillItem> prefill;
   std::vector<WideItem> wide;
   std::vector<PrefillItem> parts;       // fixed order: chunks of sequences with few rows
@@ -50,6 +51,8 @@ struct AttendShape {
   uint32_t kv_heads = 1;
   uint32_t window = 0;                  // positions; 0 = all
   uint32_t blocks = 1;                  // of the decode grid
+  uint32_t cluster = 0;                 // blocks of a sequence's and KV head's cluster; 0: the decode grid has them all
+  uint32_t padded_sequences = 0;        // with clusters, that the step is launched for
   uint32_t prefill_rows = kPrefillRows; // of a prefill item
   bool wide = false;                    // attend_prefill_sm90 takes long chunks
   bool fixed_order = false;

@@ -52,6 +52,12 @@ bool prefers_mma() {
   return word != nullptr && std::string_view(word) == "mma";
 }
 
+// For measuring: QUIRE_CUDA_DECODE=grid keeps attention of one token a sequence on attend_decode.
+bool prefers_grid() {
+  const char* word = std::getenv("QUIRE_CUDA_DECODE");
+  return word != nullptr && std::string_view(word) == "grid";
+}
+
 // The classes of attend, and which each op is of.
 void find_classes(const DeviceTraits& device, CompiledProgram& c) {
   c.class_of_attend.assign(c.data.ops.size(), 0);
@@ -75,6 +81,10 @@ void find_classes(const DeviceTraits& device, CompiledProgram& c) {
     kind.wide = kind.fast && !c.step.fixed_order && !prefers_mma() &&
                 attend_wide(layer, c.limits.kv_format, device.compute_capability);
     kind.blocks = decode_blocks(device.multiprocessors);
+    if (kind.fast && !c.step.fixed_order && !prefers_grid())
+      kind.clusters =
+          cluster_room({kind.heads / kind.kv_heads, layer.k_dim, c.limits.kv_format, op.u.attend.softcap != 0},
+                       device.compute_capability, device.multiprocessors);
     kind.prefill_rows = c.step.fixed_order ? kPrefillRows : prefill_rows(layer.k_dim);
     const auto found = std::find(c.step.classes.begin(), c.step.classes.end(), kind);
     c.class_of_attend[i] = static_cast<uint32_t>(found - c.step.classes.begin());

@@ -126,11 +126,11 @@ void CudaInstance::queue_step(const quire_step& step, Loaded& target, bool may_u
   }
   check_step(step, program.step, num_blocks);
   lap.add(times_.now.check);
-  plan_step(step, program.step, plans_);
+  if (may_use_graph && is_decode(step)) queued.graph = target.graphs.find(step.num_sequences, step.num_rows);
+  plan_step(step, program.step, plans_, queued.graph != nullptr ? queued.graph->shape.tokens : 0);
+  if (plans_.has_prefill) queued.graph = nullptr; // in fixed order, whose plans don't depend on the bucket
   lap.add(times_.now.plan);
   const uint64_t ticket = last_ticket_ + 1;
-  if (may_use_graph && is_decode(step) && !plans_.has_prefill)
-    queued.graph = target.graphs.find(step.num_sequences, step.num_rows);
   const StepShape exact = queued.graph == nullptr ? exact_shape(step, plans_) : StepShape{};
   const StepShape& shape = queued.graph != nullptr ? queued.graph->shape : exact;
   if (queued.graph == nullptr) queued.layout = lay_out_step(shape, program.step.groups, program.step.classes);

@@ -44,6 +44,10 @@ void settle_attend(const CompiledProgram& c, const StepRun& run, const quire_op&
   args.counters = c.counters.as<uint32_t>();
 }
 void run_decode(const StepRun& run, const AttendClass& kind, const StepLayout::Class& places, const AttendArgs& args) {
+  const uint32_t cluster = cluster_of(kind, run.tokens, run.sequences);
+  if (cluster != 0)
+    return attend_clusters(run.queue, cluster, run.sequences,
+                           reinterpret_cast<const ClusterItem*>(run.buffer + places.clusters), args);
   attend_decode(run.queue, kind.blocks, &reinterpret_cast<const ListHeader*>(run.buffer + places.header)->num_decode,
                 reinterpret_cast<const DecodeItem*>(run.buffer + places.decode), args);
 }
@@ -291,7 +295,7 @@ class Maker {
           attend_fixed_whole(run.queue, static_cast<uint32_t>(plan->prefill.size()), prefill, args);
         return;
       }
-      if (run.captured || !plan->decode.empty()) run_decode(run, kind, places, args);
+      if (run.captured || !plan->decode.empty() || !plan->clustered.empty()) run_decode(run, kind, places, args);
       if (run.captured) return;
       if (!plan->wide.empty()) {
         if (mapped != args.kv.base) {

@@ -43,6 +43,7 @@ StepLayout lay_out_step(const StepShape& shape, uint32_t groups, const std::vect
     if (classes[c].fast) {
       places.header = take(sizeof(ListHeader));
       places.decode = take(sizeof(DecodeItem) * uint64_t{shape.decode_items[c]});
+      places.clusters = take(sizeof(ClusterItem) * uint64_t{shape.cluster_items[c]});
       places.prefill = take(sizeof(PrefillItem) * uint64_t{shape.prefill_items[c]});
       places.wide = take(sizeof(WideItem) * uint64_t{shape.wide_items[c]});
       places.first_parts = take(sizeof(PrefillItem) * uint64_t{shape.first_parts[c]});
@@ -157,11 +158,13 @@ bool is_decode(const quire_step& step) {
   return step.num_tokens == step.num_sequences; // check_step has seen to it that each has at least one
 }
 
-void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans) {
+void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans, uint32_t bucket) {
   plans.classes.resize(traits.classes.size());
   plans.has_prefill = false;
   std::vector<AttendSequence>& sequences = plans.sequences;
   sequences.resize(step.num_sequences);
+  const uint32_t padded_tokens = bucket != 0 ? bucket : step.num_tokens;
+  const uint32_t padded_sequences = bucket != 0 ? bucket : step.num_sequences;
   const uint32_t entries = entries_of(step);
   for (uint32_t c = 0; c < traits.classes.size(); ++c) {
     const AttendClass& kind = traits.classes[c];
@@ -173,6 +176,7 @@ void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plan
     AttendShape shape;
     shape.group = kind.heads / kind.kv_heads, shape.kv_heads = kind.kv_heads, shape.window = kind.window;
     shape.blocks = kind.blocks, shape.prefill_rows = kind.prefill_rows, shape.wide = kind.wide;
+    shape.cluster = cluster_of(kind, padded_tokens, padded_sequences), shape.padded_sequences = padded_sequences;
     shape.fixed_order = traits.fixed_order, shape.max_partials = traits.max_partials;
     plan_attend(sequences, shape, plans.classes[c]);
     plans.has_prefill = plans.has_prefill || !plans.classes[c].prefill.empty() || !plans.classes[c].wide.empty();
@@ -185,6 +189,7 @@ StepShape exact_shape(const quire_step& step, const StepPlans& plans) {
   shape.rows = step.num_rows;
   for (const AttendPlan& plan : plans.classes) {
     shape.decode_items.push_back(static_cast<uint32_t>(plan.decode.size()));
+    shape.cluster_items.push_back(static_cast<uint32_t>(plan.clustered.size()));
     shape.prefill_items.push_back(static_cast<uint32_t>(plan.prefill.size()));
     shape.wide_items.push_back(static_cast<uint32_t>(plan.wide.size()));
     shape.first_parts.push_back(static_cast<uint32_t>(plan.first_parts.size()));
@@ -196,7 +201,10 @@ StepShape bucket_shape(uint32_t bucket, const StepTraits& traits) {
   StepShape shape;
   shape.tokens = shape.rows = shape.sampling_rows = bucket;
   for (const AttendClass& kind : traits.classes) {
-    shape.decode_items.push_back(traits.fixed_order ? 0 : max_decode_items(bucket, kind.blocks, kind.kv_heads));
+    const uint32_t cluster = cluster_of(kind, bucket, bucket);
+    shape.decode_items.push_back(
+        traits.fixed_order || cluster != 0 ? 0 : max_decode_items(bucket, kind.blocks, kind.kv_heads));
+    shape.cluster_items.push_back(cluster * bucket);
     shape.prefill_items.push_back(0);
     shape.wide_items.push_back(0);
     shape.first_parts.push_back(traits.fixed_order ? bucket : 0);
@@ -254,6 +262,22 @@ void write_places(const quire_step& step, uint32_t block_size, const uint32_t* t
     }
 }
 
+// Items with the blocks that they begin with. table: the step's, of the items' KV group, whose first entry is number
+// `first_entry` of all groups'.
+void write_clusters(std::span<const DecodeItem> items, uint32_t block_size, const uint32_t* table, uint32_t first_entry,
+                    std::byte* to) {
+  const auto shift = static_cast<uint32_t>(std::countr_zero(block_size));
+  for (const DecodeItem& item : items) {
+    ClusterItem out{item, {}};
+    if (item.begin < item.end) {
+      const uint32_t first = item.begin >> shift, blocks = ((item.end - 1) >> shift) + 1 - first;
+      std::copy_n(table + (item.table - first_entry) + first, std::min(blocks, kClusterBlocks), out.blocks);
+    }
+    std::memcpy(to, &out, sizeof out);
+    to += sizeof out;
+  }
+}
+
 } // namespace
 
 uint64_t write_step(const quire_step& step, const StepTraits& traits, const StepPlans& plans, const StepShape& shape,
@@ -291,6 +315,9 @@ uint64_t write_step(const quire_step& step, const StepTraits& traits, const Step
     const AttendPlan& plan = plans.classes[c];
     const StepLayout::Class& places = layout.classes[c];
     copy_items(places.decode, plan.decode);
+    const uint32_t group = traits.classes[c].group;
+    write_clusters(plan.clustered, traits.block_size, step.tables[group], group * entries,
+                   out.data() + places.clusters);
     copy_items(places.prefill, plan.prefill);
     copy_items(places.wide, plan.wide);
     copy_items(places.first_parts, plan.first_parts);
@@ -314,6 +341,7 @@ uint64_t most_step_bytes(const StepTraits& traits) {
   for (const AttendClass& kind : traits.classes) {
     const uint32_t group = std::max(1u, kind.heads / kind.kv_heads);
     shape.decode_items.push_back(max_decode_items(shape.tokens, kind.blocks, kind.kv_heads));
+    shape.cluster_items.push_back(std::max(16 * kind.clusters.of_16, 8 * kind.clusters.of_8) / kind.kv_heads);
     shape.prefill_items.push_back(static_cast<uint32_t>(uint64_t{limits.max_tokens} * group / kind.prefill_rows) +
                                   limits.max_sequences + 1);
     shape.wide_items.push_back(kind.wide ? limits.max_tokens / kWideTokens + limits.max_sequences + 1 : 0);

@@ -26,6 +26,7 @@ struct AttendClass {
   bool fast = false;   // the tensor-core kernels; else attend_any, which needs no list
   bool wide = false;   // attend_prefill_sm90 for long chunks
   uint32_t blocks = 1; // of the decode grid
+  ClusterRoom clusters; // instead of it in steps of few sequences
   uint32_t prefill_rows = kPrefillRows;
   bool operator==(const AttendClass&) const = default;
 };
@@ -37,7 +38,7 @@ struct StepLayout {
   std::vector<uint64_t> slots;        // [groups]
   std::vector<uint64_t> token_tables; // [groups]
   struct Class {
-    uint64_t header = 0, decode = 0, prefill = 0, wide = 0, first_parts = 0;
+    uint64_t header = 0, decode = 0, clusters = 0, prefill = 0, wide = 0, first_parts = 0;
   };
   std::vector<Class> classes;
   uint64_t tables = 0; // all groups', behind each other; then the parts of each class
@@ -46,8 +47,14 @@ struct StepLayout {
 struct StepShape {
   uint32_t tokens = 0, rows = 0;
   uint32_t sampling_rows = 0;                                                 // that the step brings along
-  std::vector<uint32_t> decode_items, prefill_items, wide_items, first_parts; // [classes] room
+  std::vector<uint32_t> decode_items, cluster_items, prefill_items, wide_items, first_parts; // [classes] room
 };
+
+// Blocks of the clusters that attend to a class in a step padded to so many tokens and sequences; 0: attend_decode
+// does. The planner, the buffer's layout and the launches, which a graph holds for good, all go by it.
+inline uint32_t cluster_of(const AttendClass& kind, uint32_t tokens, uint32_t sequences) {
+  return kind.fast && tokens == sequences ? cluster_blocks(kind.clusters, sequences * kind.kv_heads) : 0;
+}
 
 StepLayout lay_out_step(const StepShape& shape, uint32_t groups, const std::vector<AttendClass>& classes);
 
@@ -76,7 +83,8 @@ void check_step(const quire_step& step, const StepTraits& traits, std::span<cons
 // Whether every sequence has one token and rows fit the bucket: a graph may run it.
 bool is_decode(const quire_step& step);
 
-void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans);
+// bucket: sequences of the graph that will run it; 0: it runs as it is.
+void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans, uint32_t bucket = 0);
 
 // A shape that holds the step as it is, or any decode step of `bucket` sequences.
 StepShape exact_shape(const quire_step& step, const StepPlans& plans);

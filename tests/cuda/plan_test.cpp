@@ -278,6 +278,61 @@ TEST(CudaAttendPlan, OneLongSequenceOccupiesTheWholeGrid) {
   EXPECT_LE(longest, 32768 * 8 / 264 + 64);
 }
 
+TEST(CudaAttendPlan, ClustersReadEveryPositionOnceInEvenParts) {
+  std::mt19937 random(3);
+  AttendPlan plan;
+  for (int round = 0; round < 300; ++round) {
+    AttendShape shape;
+    shape.kv_heads = 1 + static_cast<uint32_t>(random() % 8);
+    shape.window = round % 2 == 0 ? 0u : 1 + static_cast<uint32_t>(random() % 900);
+    shape.cluster = round % 4 < 2 ? 16 : 8;
+    std::vector<AttendSequence> sequences(1 + random() % 4);
+    for (uint32_t s = 0; s < sequences.size(); ++s)
+      sequences[s] = {s, 1, 1 + static_cast<uint32_t>(random() % (round % 3 == 0 ? 60000 : 300)), 1000 * s};
+    shape.padded_sequences = static_cast<uint32_t>(sequences.size()) + round % 3;
+    plan_attend(sequences, shape, plan);
+    EXPECT_TRUE(plan.decode.empty());
+    ASSERT_EQ(plan.clustered.size(), shape.padded_sequences * shape.cluster);
+    for (uint32_t s = 0; s < shape.padded_sequences; ++s) {
+      const DecodeItem* const items = plan.clustered.data() + s * shape.cluster;
+      if (s >= sequences.size()) {
+        for (uint32_t part = 0; part < shape.cluster; ++part) EXPECT_EQ(items[part].parts, 0u);
+        continue;
+      }
+      const uint32_t seen = first_seen(sequences[s].length - 1, shape.window), n = sequences[s].length - seen;
+      uint32_t next = seen;
+      for (uint32_t part = 0; part < shape.cluster; ++part) {
+        const DecodeItem& item = items[part];
+        EXPECT_EQ(item.token, s);
+        EXPECT_EQ(item.table, 1000 * s);
+        EXPECT_EQ(item.stored, sequences[s].length - 1);
+        EXPECT_EQ(item.part, part);
+        EXPECT_EQ(item.parts, items[0].parts);
+        EXPECT_EQ(item.begin < item.end, part < item.parts);
+        if (part >= item.parts) {
+          EXPECT_EQ(item.end, 0u) << "else it would seem to have the token's own position";
+          continue;
+        }
+        EXPECT_EQ(item.begin, next);
+        EXPECT_LE(item.end - item.begin, n / shape.cluster + 2 * kDecodeTile);
+        if (part > 0) EXPECT_EQ(item.begin % kDecodeTile, 0u);
+        next = item.end;
+      }
+      EXPECT_EQ(next, sequences[s].length);
+    }
+  }
+}
+
+TEST(CudaAttendPlan, ClustersAreForTasksThatAllHaveRoom) {
+  const ClusterRoom h200{3, 8, 32};
+  EXPECT_EQ(cluster_blocks(h200, 2), 0u);
+  EXPECT_EQ(cluster_blocks(h200, 8), 16u);
+  EXPECT_EQ(cluster_blocks(h200, 9), 8u);
+  EXPECT_EQ(cluster_blocks(h200, 32), 8u);
+  EXPECT_EQ(cluster_blocks(h200, 33), 0u);
+  EXPECT_EQ(cluster_blocks({}, 1), 0u);
+}
+
 TEST(CudaAttendPlan, LongChunksGoToTheWideKernelWhereThereIsOne) {
   AttendShape shape;
   shape.group = 4, shape.kv_heads = 2, shape.blocks = 16, shape.wide = true;

@@ -1,7 +1,7 @@
 // attend: out [T, heads, v_dim] = softmax(softcap(scale * q k^T)) v over the paged cache.
 //
-// attend_decode: one query token a sequence, a fixed persistent grid over a work list. attend_prefill: chunks of
-// queries on mma.sync; attend_prefill_sm90: long ones on wgmma. attend_fixed_whole and attend_fixed_parts: all of it in
+// attend_decode: one query token a sequence, a fixed persistent grid over a work list; attend_clusters: the same for few
+// sequences, each in a cluster of blocks. attend_prefill: chunks of queries on mma.sync; attend_prefill_sm90: long ones on wgmma. attend_fixed_whole and attend_fixed_parts: all of it in
 // fixed order, KV in parts at fixed positions. attend_any: every other shape (float32 caches, odd head sizes). The
 // lists are planned on the host once a step (attend_plan.hpp) and serve all layers of the same shape.
 #pragma once
@@ -25,6 +25,14 @@ struct DecodeItem {
   uint32_t part, parts;
   uint32_t partial; // index of the token's first partial result, and of its counter
   uint32_t stored;  // positions below are in the cache since before this step
+};
+
+// A part of a sequence for one block of a cluster: the item (`partial` is not used; nothing of an empty one but `parts`
+// counts, and that is 0 in padding), and the cache's blocks from that of position `begin` on, as many as it reads.
+inline constexpr uint32_t kClusterBlocks = 24;
+struct alignas(128) ClusterItem {
+  DecodeItem item;
+  uint32_t blocks[kClusterBlocks];
 };
 
 // A block of rows of one sequence: row r of it is query token r / group, head r % group of a KV head.
@@ -84,6 +92,28 @@ uint32_t decode_blocks(uint32_t multiprocessors);
 // num_items, items: device memory that no kernel writes.
 void attend_decode(const Queue&, uint32_t blocks, const uint32_t* num_items, const DecodeItem* items,
                    const AttendArgs&);
+
+// What decides which code of attend_clusters runs.
+struct ClusterShape {
+  uint32_t group = 1; // query heads a KV head
+  uint32_t head_dim = 0;
+  uint32_t format = 0; // of the cache
+  bool capped = false;
+};
+// Which numbers of tasks, each a sequence and a KV head, may have clusters.
+struct ClusterRoom {
+  uint32_t least = 0; // fewer would leave too much of the device idle where contexts are long
+  uint32_t of_16 = 0; // with 16 blocks each, all on the device at once, none two to a multiprocessor
+  uint32_t of_8 = 0;  // with 8 blocks each, all on the device at once
+  bool operator==(const ClusterRoom&) const = default;
+};
+ClusterRoom cluster_room(const ClusterShape&, int compute_capability, uint32_t multiprocessors);
+// Blocks of the cluster that a task gets; 0: the tasks are attend_decode's.
+inline uint32_t cluster_blocks(const ClusterRoom& room, uint32_t tasks) {
+  return tasks < room.least ? 0 : tasks <= room.of_16 ? 16 : tasks <= room.of_8 ? 8 : 0;
+}
+// items: [sequences, cluster], device memory that no kernel writes.
+void attend_clusters(const Queue&, uint32_t cluster, uint32_t sequences, const ClusterItem* items, const AttendArgs&);
 
 // Rows of a block of attend_prefill.
 uint32_t prefill_rows(uint32_t head);

@@ -14,54 +14,19 @@
 // With fresh tokens it does the work of rope and kv_store too: a block rotates the queries of its KV head, and the one
 // whose part ends with the token's own position rotates its key, stores key and value, and takes them from shared
 // memory.
-#include "attend.cuh"
-#include "turn.cuh"
+#include "attend_decode.cuh"
 
 #include <cassert>
 
 namespace quire::cuda {
 namespace {
 
-constexpr uint32_t kTile = kDecodeTile;
-
-template <int kHead> constexpr uint32_t kWarps = kHead <= 128 ? 4 : 2;
-// Those of E4M3 are half as large.
-template <class Element, int kHead>
-constexpr uint32_t kStages = sizeof(Element) == 1 ? (kHead <= 128 ? 5 : 4) : (kHead <= 64 ? 4 : 3);
-template <class Element, int kHead>
-constexpr uint32_t kPlaneBytes = kTile* kKvPitch<Element, kHead>; // K or V of a stage
-
+// Behind it, with fresh tokens, is a Fresh.
 template <class Element, int kHead> struct Shared {
   alignas(128) unsigned char ring[kWarps<kHead>][kStages<Element, kHead>][2][kPlaneBytes<Element, kHead>]; // K, V
   float largest[kWarps<kHead>][16], sum[kWarps<kHead>][16];
   uint32_t is_last;
 };
-// Behind it, with fresh tokens.
-template <int kHead> struct Fresh {
-  alignas(16) __half q[16][kHead];        // rotated
-  alignas(16) unsigned char k[kHead * 2]; // the token's own, as the cache holds them
-  alignas(16) unsigned char v[kHead * 2];
-  float2 turns[kHead / 2];
-};
-
-[[maybe_unused]] __device__ __forceinline__ void add_to(float4& sum, float weight, const float4& v) {
-  sum.x = __fmaf_rn(weight, v.x, sum.x);
-  sum.y = __fmaf_rn(weight, v.y, sum.y);
-  sum.z = __fmaf_rn(weight, v.z, sum.z);
-  sum.w = __fmaf_rn(weight, v.w, sum.w);
-}
-[[maybe_unused]] __device__ __forceinline__ void store4(__half* to, const float4& v, float scale) {
-  *reinterpret_cast<uint2*>(to) =
-      make_uint2(pack_half2(v.x * scale, v.y * scale), pack_half2(v.z * scale, v.w * scale));
-}
-
-[[maybe_unused]] __device__ __forceinline__ void put(__half* to, float x) { *to = to_half(x); }
-[[maybe_unused]] __device__ __forceinline__ void put(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
-[[maybe_unused]] __device__ __forceinline__ void put(E4m3* to, float x) { *to = to_e4m3(x); }
-// Where the cache has element `col` of a row.
-template <class Element, int kHead> __device__ __forceinline__ uint32_t place_of(uint32_t col) {
-  return std::is_same_v<Element, E4m3> ? e4m3_place(col, kHead) : col;
-}
 
 // kRows: 8 where the group has at most 8 heads (the lower half of each tile is then empty), else 16.
 template <class Element, int kHead, int kRows, bool kSoftcap>
@@ -72,8 +37,6 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
   let_next_kernel_begin();
   auto& shared = *reinterpret_cast<Shared<Element, kHead>*>(dynamic_shared());
   constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kRowBytes<Element, kHead> / 16;
-  constexpr uint32_t kCopies = (kTile * kPieces + 31) / 32;
-  [[maybe_unused]] constexpr uint32_t kCopiesAtOnce = kHead > 128 ? 4 : kCopies; // all addresses at once would spill
   constexpr int kHalves = kRows / 8, kNumStages = kStages<Element, kHead>;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads, block_size = a.kv.block_size;
@@ -123,20 +86,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
         const uint32_t halves[2] = {__shfl_sync(kAllLanes, blocks, own % 16),
                                     __shfl_sync(kAllLanes, blocks, own % 16 + 16)};
         auto& ring = shared.ring[warp][own % kNumStages];
-#pragma unroll kCopiesAtOnce
-        for (uint32_t i = 0; i < kCopies; ++i) {
-          const uint32_t index = i * 32 + lane, row = index / kPieces, piece = index % kPieces;
-          if (kTile * kPieces % 32 != 0 && row >= kTile) break;
-          const uint32_t position = first + row;
-          const bool valid = position >= item.begin && position < cached;
-          // Known at compile time where rows are a power of two of pieces.
-          const bool is_second = 32 % kPieces == 0 ? i * 32 / kPieces >= 8 : row >= 8;
-          const uint32_t block = halves[is_second ? 1 : 0];
-          const std::byte* from = a.kv.base + uint64_t{block} * a.kv.block_bytes + head_bytes +
-                                  (position & (block_size - 1)) * kRowBytes<Element, kHead> + piece * 16;
-          copy_async16(ring[0] + kv_piece_at<Element, kHead>(row, piece), from + a.kv.k_offset, valid);
-          copy_async16(ring[1] + kv_piece_at<Element, kHead>(row, piece), from + a.kv.v_offset, valid);
-        }
+        fetch_tile<Element, kHead>(ring, a.kv, halves, head_bytes, first, item.begin, cached);
       }
       copy_async_commit(); // an empty group keeps the count
     };
@@ -156,18 +106,9 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       // Pairs of elements: of the queries, of k, of v.
       const uint32_t rows = cached < item.end ? group + 2 : group;
       for (uint32_t i = threadIdx.x; i < rows * (kHead / 2); i += kThreads) {
-        const uint32_t row = i / (kHead / 2), pair = i % (kHead / 2);
-        const __half* from = row < group ? q_row + row * kHead : (row == group ? k_row : v_row) + kv_head * kHead;
-        const bool is_turned = row <= group && pair < turns, is_split = is_turned && !a.fresh.interleaved;
-        const uint32_t first = is_split ? pair : 2 * pair, second = is_split ? pair + turns : 2 * pair + 1;
-        float2 x = make_float2(__half2float(from[first]), __half2float(from[second]));
-        if (is_turned) x = rotate(x.x, x.y, fresh.turns[pair]);
-        if (row < group) {
-          put(fresh.q[row] + first, x.x), put(fresh.q[row] + second, x.y);
-        } else {
-          auto* to = reinterpret_cast<Element*>(row == group ? fresh.k : fresh.v);
-          put(to + place_of<Element, kHead>(first), x.x), put(to + place_of<Element, kHead>(second), x.y);
-        }
+        const auto pair = pair_of<kHead>(i, group, turns, a.fresh.interleaved);
+        const __half* from = pair.row < group ? q_row + pair.row * kHead : (pair.row == group ? k_row : v_row) + kv_head * kHead;
+        put_pair<Element>(fresh, pair, group, from[pair.first], from[pair.second]);
       }
       q_row = fresh.q[0];
       __syncthreads();
@@ -195,60 +136,10 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       auto& ring = shared.ring[warp][own % kNumStages];
       const uint32_t first = tile_position(own);
       if (cached < item.end && first + kTile > cached) {
-        const uint32_t row = cached - first;
-        for (uint32_t i = lane; i < 2 * kPieces; i += 32)
-          *reinterpret_cast<uint4*>(ring[i / kPieces] + kv_piece_at<Element, kHead>(row, i % kPieces)) =
-              *reinterpret_cast<const uint4*>((i < kPieces ? fresh.k : fresh.v) + i % kPieces * 16);
+        put_fresh<Element, kHead>(ring, fresh, cached - first);
         __syncwarp();
       }
-      float scores[2][4] = {}; // [16 rows, 16 positions]
-      multiply_keys<Element, kHead, kTile>(scores, q, ring[0], 0);
-      float unit = a.scale * kLog2e;
-      if constexpr (kSoftcap) {
-        unit = 1;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = in_base2(scores[i / 4][i % 4], a.scale, a.softcap);
-      }
-      if (first < item.begin || first + kTile > item.end) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          const uint32_t position = first + i / 4 * 8 + 2 * t + i % 2;
-          if (position < item.begin || position >= item.end) scores[i / 4][i % 4] = -kInfinity;
-        }
-      }
-      bool rose = false;
-      float keep[kHalves];
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        float m = fmaxf(fmaxf(scores[0][2 * h], scores[0][2 * h + 1]), fmaxf(scores[1][2 * h], scores[1][2 * h + 1]));
-        m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 1));
-        m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 2));
-        m = fmaxf(m * unit, largest[h]);
-        const float safe = finite_or_zero(m);
-        keep[h] = exp2_fast(largest[h] - safe);
-        rose |= m != largest[h];
-        largest[h] = m;
-        float now = 0;
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-          for (int c = 2 * h; c < 2 * h + 2; ++c) {
-            scores[n][c] = exp2_fast(__fmaf_rn(scores[n][c], unit, -safe));
-            now += scores[n][c];
-          }
-        sum[h] = __fmaf_rn(sum[h], keep[h], now);
-      }
-      if constexpr (kHalves == 1) {
-#pragma unroll
-        for (int n = 0; n < 2; ++n) scores[n][2] = scores[n][3] = 0.f;
-      }
-      if (__any_sync(kAllLanes, rose)) {
-#pragma unroll
-        for (int d = 0; d < kHead / 8; ++d)
-#pragma unroll
-          for (int h = 0; h < kHalves; ++h) sums[d][2 * h] *= keep[h], sums[d][2 * h + 1] *= keep[h];
-      }
-      multiply_values<Element, kHead, kTile>(sums, scores, ring[1], 0);
+      attend_tile<Element, kHead, kRows, kSoftcap>(sums, largest, sum, q, ring, first, item, a);
     }
     order_sums<Element>(sums);
 

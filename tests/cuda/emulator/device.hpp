@@ -4,7 +4,7 @@
 // very kernels of backends/cuda/ops run without a GPU. It shows wrong indices (device memory is malloc'ed:
 // AddressSanitizer works), missing barriers (the order of the threads changes from run to run), reads of shared memory
 // that nothing wrote (it is filled with NaNs), and copies whose wait is missing (cp.async lands only at its wait). It
-// models no timing, no memory ordering between blocks (they run one after another). Included by ops/device_code.cuh
+// models no timing, no memory ordering between blocks (they run one after another, those of a cluster in turns). Included by ops/device_code.cuh
 // when QUIRE_CUDA_EMULATED is defined. Threads: one host thread.
 #pragma once
 
@@ -52,6 +52,9 @@ struct Block {
   Exchange all;
   Exchange named[16];
   std::byte* shared = nullptr; // dynamic shared memory
+  uint32_t cluster_rank = 0;   // the blocks of a cluster lie behind each other
+  uint32_t* cluster_arrived = nullptr;
+  uint32_t cluster_threads = 0;
 };
 
 extern thread_local Thread* thread;
@@ -61,7 +64,8 @@ void yield();
 // Brings `words` words and waits for the others; afterwards the slots of this generation hold everyone's.
 const std::vector<std::array<uint64_t, 8>>& exchange(Exchange& barrier, uint32_t slot, const uint64_t* words,
                                                      uint32_t count);
-void run_grid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function<void()>& body);
+// Blocks run one after another; `cluster` of them, neighbours in x, at once.
+void run_grid(uint32_t cluster, dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function<void()>& body);
 // Runs now, or when the graph that the stream records is launched.
 void enqueue(cudaStream_t stream, std::function<void()> work);
 

@@ -47,6 +47,7 @@ constexpr size_t kStackBytes = 128 << 10;
 
 struct Fiber {
   Thread thread;
+  Block* block = nullptr;
   std::unique_ptr<std::byte[]> stack;
   void* stack_pointer = nullptr;
   const uint32_t* waits_for = nullptr; // runs again when this differs from `seen`
@@ -74,7 +75,7 @@ void fiber_main() {
 }
 
 void prepare(Fiber& fiber) {
-  if (!fiber.stack) fiber.stack = std::make_unique<std::byte[]>(kStackBytes);
+  if (!fiber.stack) fiber.stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
   auto top = (reinterpret_cast<uintptr_t>(fiber.stack.get()) + kStackBytes) / 16 * 16;
   auto* words =
       reinterpret_cast<void**>(top) - 2; // after the return address is popped, the stack is 16 n + 8, as after a call
@@ -84,22 +85,32 @@ void prepare(Fiber& fiber) {
   fiber.waits_for = nullptr;
 }
 
-void run_block(dim3 block_dim, const std::function<void()>& body) {
-  const uint32_t count = block_dim.x * block_dim.y * block_dim.z;
+// The blocks of a cluster; most have one.
+void run_blocks(std::vector<Block>& blocks, dim3 block_dim, const std::function<void()>& body) {
+  const uint32_t threads = block_dim.x * block_dim.y * block_dim.z;
+  const auto count = threads * static_cast<uint32_t>(blocks.size());
   if (scheduler.fibers.size() < count) scheduler.fibers.resize(count);
-  block->warps.assign((count + 31) / 32, {});
-  for (uint32_t w = 0; w < block->warps.size(); ++w) block->warps[w].expected = std::min(32u, count - 32 * w);
-  block->all = {};
-  block->all.expected = count;
-  for (auto& named : block->named) named = {};
+  uint32_t arrived = 0;
+  for (Block& b : blocks) {
+    b.warps.assign((threads + 31) / 32, {});
+    for (uint32_t w = 0; w < b.warps.size(); ++w) b.warps[w].expected = std::min(32u, threads - 32 * w);
+    b.all = {};
+    b.all.expected = threads;
+    for (auto& named : b.named) named = {};
+    b.cluster_arrived = &arrived;
+    b.cluster_threads = count;
+  }
   scheduler.body = &body;
   std::vector<uint32_t> order(count);
   for (uint32_t i = 0; i < count; ++i) {
     Fiber& fiber = scheduler.fibers[i];
     prepare(fiber);
     fiber.thread = {};
-    fiber.thread.rank = i, fiber.thread.lane = i % 32, fiber.thread.warp = i / 32;
-    fiber.thread.thread_idx = {i % block_dim.x, i / block_dim.x % block_dim.y, i / (block_dim.x * block_dim.y)};
+    fiber.block = &blocks[i / threads];
+    const uint32_t rank = i % threads;
+    fiber.thread.rank = rank, fiber.thread.lane = rank % 32, fiber.thread.warp = rank / 32;
+    fiber.thread.thread_idx = {rank % block_dim.x, rank / block_dim.x % block_dim.y,
+                               rank / (block_dim.x * block_dim.y)};
     order[i] = i;
   }
   uint32_t left = count, idle_rounds = 0;
@@ -112,6 +123,7 @@ void run_block(dim3 block_dim, const std::function<void()>& body) {
       progress = progress || fiber.waits_for != nullptr || fiber.stack_pointer != nullptr;
       fiber.waits_for = nullptr;
       thread = &fiber.thread;
+      block = fiber.block;
       scheduler.current = &fiber;
       quire_emulator_switch(&scheduler.main_stack, fiber.stack_pointer);
       if (fiber.done) {
@@ -133,6 +145,7 @@ void run_block(dim3 block_dim, const std::function<void()>& body) {
     }
   }
   thread = nullptr;
+  block = nullptr;
 }
 
 } // namespace
@@ -160,25 +173,28 @@ const std::vector<std::array<uint64_t, 8>>& exchange(Exchange& barrier, uint32_t
   return slots;
 }
 
-void run_grid(dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function<void()>& body) {
-  assert(!scheduler.running);
+void run_grid(uint32_t cluster, dim3 grid, dim3 block_dim, size_t shared_bytes, const std::function<void()>& body) {
+  assert(!scheduler.running && grid.x % cluster == 0);
   scheduler.running = true;
-  Block state;
-  state.block_dim = block_dim;
-  state.grid_dim = grid;
-  block = &state;
-  scheduler.shared.resize(shared_bytes + 1024);
+  const size_t pitch = (shared_bytes + 1023) / 1024 * 1024;
+  scheduler.shared.resize(cluster * pitch + 1024);
   auto base = (reinterpret_cast<uintptr_t>(scheduler.shared.data()) + 1023) / 1024 * 1024;
-  state.shared = reinterpret_cast<std::byte*>(base);
-  std::vector<uint32_t> order(size_t{grid.x} * grid.y * grid.z);
-  for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::shuffle(order.begin(), order.end(), scheduler.random);
-  for (const uint32_t i : order) {
-    state.block_idx = {i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)};
-    std::memset(scheduler.shared.data(), 0xff, scheduler.shared.size());
-    run_block(block_dim, body);
+  std::vector<Block> blocks(cluster);
+  for (uint32_t rank = 0; rank < cluster; ++rank) {
+    blocks[rank].block_dim = block_dim;
+    blocks[rank].grid_dim = grid;
+    blocks[rank].shared = reinterpret_cast<std::byte*>(base + rank * pitch);
+    blocks[rank].cluster_rank = rank;
   }
-  block = nullptr;
+  std::vector<uint32_t> order(size_t{grid.x} / cluster * grid.y * grid.z);
+  for (uint32_t i = 0; i < order.size(); ++i) order[i] = i * cluster;
+  std::shuffle(order.begin(), order.end(), scheduler.random);
+  for (const uint32_t first : order) {
+    for (uint32_t i = first; i < first + cluster; ++i)
+      blocks[i - first].block_idx = {i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)};
+    std::memset(scheduler.shared.data(), 0xff, scheduler.shared.size());
+    run_blocks(blocks, block_dim, body);
+  }
   scheduler.running = false;
 }
 
