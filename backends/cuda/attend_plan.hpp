@@ -1,8 +1,9 @@
 // Which block of the attention grids does what, planned on the host once a step for all layers of a shape.
 //
 // Decode: sequences of one token are cut into runs of positions, as long as lets every block of the grid have the same
-// share, and listed longest first; where few of them get clusters, into a part for each block of one. Fixed order: chunks at fixed positions instead, whoever does them. Prefill: blocks
-// of rows, or of tokens for attend_prefill_sm90, longest first. Threads: pure functions. Errors: none.
+// share, and listed longest first; where few of them get clusters, into a part for each block of one. Fixed order:
+// chunks at fixed positions instead, whoever does them. Prefill: blocks of rows, or of tokens for attend_prefill_sm90,
+// longest first. Threads: pure functions. Errors: none.
 #pragma once
 
 #include "ops/attend.hpp"

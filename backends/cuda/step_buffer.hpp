@@ -23,9 +23,9 @@ struct AttendClass {
   uint32_t group = 0; // of KV
   uint32_t window = 0;
   uint32_t heads = 0, kv_heads = 0;
-  bool fast = false;   // the tensor-core kernels; else attend_any, which needs no list
-  bool wide = false;   // attend_prefill_sm90 for long chunks
-  uint32_t blocks = 1; // of the decode grid
+  bool fast = false;    // the tensor-core kernels; else attend_any, which needs no list
+  bool wide = false;    // attend_prefill_sm90 for long chunks
+  uint32_t blocks = 1;  // of the decode grid
   ClusterRoom clusters; // instead of it in steps of few sequences
   uint32_t prefill_rows = kPrefillRows;
   bool operator==(const AttendClass&) const = default;
@@ -46,7 +46,7 @@ struct StepLayout {
 
 struct StepShape {
   uint32_t tokens = 0, rows = 0;
-  uint32_t sampling_rows = 0;                                                 // that the step brings along
+  uint32_t sampling_rows = 0; // that the step brings along
   std::vector<uint32_t> decode_items, cluster_items, prefill_items, wide_items, first_parts; // [classes] room
 };
 

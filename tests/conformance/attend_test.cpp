@@ -198,6 +198,41 @@ TEST(Attend, TokensThatRopeHasRotated) {
   }
 }
 
+// Few sequences, some long, of one token each: what a backend may give many blocks a sequence for.
+TEST(Attend, TokensOfFewSequences) {
+  Harness h("Attend.TokensOfFewSequences");
+  Random& random = h.random();
+  const uint32_t groups[4] = {1, 3, 8, 16};
+  for (int i = 0; i < h.cases(8); ++i) {
+    Shape s;
+    s.gqa = groups[i % 4];
+    s.kv_heads = random.integer(1, s.gqa > 3 ? 2 : 4);
+    s.k_dim = s.v_dim = s.gqa > 3 ? random.pick({64u, 80u}) : random.pick({64u, 96u, 128u, 256u});
+    if (i / 4 % 2 == 0) s.rotary_dim = s.k_dim;
+    if (random.chance(0.3)) s.window = random.integer(20, 300);
+    if (random.chance(0.5)) s.sinks = true;
+    const uint32_t sequences = static_cast<uint32_t>(i + i / 4) % 4 + 1;
+    const Layout layout{random.pick({8u, 16u, 32u}), random.pick({QUIRE_F16, QUIRE_BF16})};
+    std::vector<LogicalStep> steps;
+    for (uint32_t sequence = 0; sequence < sequences; ++sequence)
+      for (uint32_t chunks = sequence == 0 ? 3 : 1; chunks > 0; --chunks) {
+        LogicalStep step{{{sequence, random_tokens(random.integer(1, 240), random, kLongVocabulary)}}, {}, false};
+        steps.push_back(step);
+      }
+    for (int decode = 0; decode < 2; ++decode) {
+      LogicalStep step;
+      for (uint32_t sequence = 0; sequence < sequences; ++sequence)
+        step.parts.push_back({sequence, random_tokens(1, random, kLongVocabulary)});
+      want_rows(step, random);
+      steps.push_back(step);
+    }
+    h.check(attend_program({s}, random, kLongVocabulary), steps,
+            describe(s.text(), ", blocks of ", layout.block_size, " in format ", layout.kv_format, ", ", sequences,
+                     " sequences"),
+            layout);
+  }
+}
+
 TEST(Attend, LayersOfSeveralGroupsHaveTheirOwnTables) {
   Harness h("Attend.LayersOfSeveralGroupsHaveTheirOwnTables");
   Random& random = h.random();

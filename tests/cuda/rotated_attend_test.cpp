@@ -1,5 +1,5 @@
-// attend_decode and attend_clusters with fresh tokens against rope_store and the same behind each other: the same bits in
-// out and in the cache. And one against the other, which add up in other orders.
+// attend_decode and attend_clusters with fresh tokens against rope_store and the same behind each other: the same bits
+// in out and in the cache. And one against the other, which add up in other orders.
 #include "attend_plan.hpp"
 #include "ops/attend.hpp"
 

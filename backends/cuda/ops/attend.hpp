@@ -1,9 +1,10 @@
 // attend: out [T, heads, v_dim] = softmax(softcap(scale * q k^T)) v over the paged cache.
 //
-// attend_decode: one query token a sequence, a fixed persistent grid over a work list; attend_clusters: the same for few
-// sequences, each in a cluster of blocks. attend_prefill: chunks of queries on mma.sync; attend_prefill_sm90: long ones on wgmma. attend_fixed_whole and attend_fixed_parts: all of it in
-// fixed order, KV in parts at fixed positions. attend_any: every other shape (float32 caches, odd head sizes). The
-// lists are planned on the host once a step (attend_plan.hpp) and serve all layers of the same shape.
+// attend_decode: one query token a sequence, a fixed persistent grid over a work list; attend_clusters: the same for
+// few sequences, each in a cluster of blocks. attend_prefill: chunks of queries on mma.sync; attend_prefill_sm90: long
+// ones on wgmma. attend_fixed_whole and attend_fixed_parts: all of it in fixed order, KV in parts at fixed positions.
+// attend_any: every other shape (float32 caches, odd head sizes). The lists are planned on the host once a step
+// (attend_plan.hpp) and serve all layers of the same shape.
 #pragma once
 
 #include "ops.hpp"

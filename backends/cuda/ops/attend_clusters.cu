@@ -14,6 +14,7 @@
 #include "cluster.cuh"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 
 namespace quire::cuda {
@@ -21,13 +22,24 @@ namespace {
 
 constexpr uint32_t kItemWords = sizeof(DecodeItem) / 4;
 
+// How the group's outputs are shared out, in quads (four elements each): a block of the cluster adds up a power of two
+// of them, or the rest, or none. Numbers that the kernel would divide for.
+struct Shares {
+  uint32_t group; // heads
+  uint32_t shift; // log2 of the quads of a block
+};
+Shares share_quads(uint32_t group, uint32_t head_dim, uint32_t cluster) {
+  return {group, static_cast<uint32_t>(std::bit_width((group * head_dim / 4 + cluster - 1) / cluster - 1))};
+}
+
 template <class Element, int kHead, int kRows> struct Shared {
   alignas(128) Stage<Element, kHead> ring[kWarps<kHead>][kStages<Element, kHead>];
   float largest[kWarps<kHead>][16], sum[kWarps<kHead>][16];
   float sinks[16];
-  // What this block is sent: its share of the group's quads (four elements each), times the blocks of the cluster.
-  alignas(16) float4 values[kRows * kHead / 4];
-  float2 weights[kRows * kHead / 4]; // of their parts: largest, sum
+  // What this block is sent: its share of the quads, times the blocks of the cluster.
+  static constexpr uint32_t kMostSent = std::bit_ceil(kRows * kHead / 4u);
+  alignas(16) float4 values[kMostSent];
+  float2 weights[kMostSent]; // of their parts: largest, sum
   Mailbox sent;
   Fresh<kHead> fresh;
 };
@@ -36,20 +48,21 @@ template <class Element, int kHead, int kRows> struct Shared {
 template <int kHead> constexpr uint32_t kSumPitch = kHead + 8;
 
 template <class Element, int kHead, int kRows, bool kSoftcap>
-__global__ void __launch_bounds__(kWarps<kHead> * 32) attend_clusters_kernel(const ClusterItem* items, AttendArgs a) {
+__global__ void __launch_bounds__(kWarps<kHead> * 32)
+    attend_clusters_kernel(const ClusterItem* items, Shares shares, AttendArgs a) {
 #if QUIRE_SM >= 900
   let_next_kernel_begin();
   auto& shared = *reinterpret_cast<Shared<Element, kHead, kRows>*>(dynamic_shared());
   static_assert(16 * kSumPitch<kHead> * 4 <= sizeof shared.ring[0], "a warp's sums are left in its ring");
-  static_assert(kRows * kHead / 4 % 16 == 0, "shares of the quads, rounded up, have room");
   constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kRowBytes<Element, kHead> / 16, kQuads = kHead / 4;
   constexpr int kHalves = kRows / 8, kNumStages = kStages<Element, kHead>;
+  // The list comes with the step, not from a kernel: it is read before the kernels in front have ended.
+  const uint32_t word =
+      __ldg(reinterpret_cast<const uint32_t*>(items + blockIdx.z * gridDim.x + blockIdx.x) + threadIdx.x % 32);
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t cluster = gridDim.x, rank = blockIdx.x, kv_head = blockIdx.y;
-  const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads, block_size = a.kv.block_size;
+  const uint32_t group = shares.group, block_size = a.kv.block_size;
   const uint32_t shift = static_cast<uint32_t>(__ffs(static_cast<int>(block_size)) - 1);
-  // The list comes with the step, not from a kernel: it is read before the kernels in front have ended.
-  const uint32_t word = __ldg(reinterpret_cast<const uint32_t*>(items + blockIdx.z * cluster + rank) + lane);
   const bool has_fresh = a.fresh.k.data != nullptr;
   const uint32_t turns = a.fresh.rotary_dim / 2;
   constexpr uint32_t kTurns = (kHead / 2 + kThreads - 1) / kThreads; // that a thread forms
@@ -115,8 +128,8 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32) attend_clusters_kernel(con
   const bool has_own = cached < item.end; // the token's own position
   const uint32_t own_block = block_of(item.stored, has_own);
   // This block's share of the quads, and what it is sent of them.
-  const uint32_t quads = group * kQuads, share = (quads + cluster - 1) / cluster, first_quad = rank * share;
-  const uint32_t own_quads = first_quad < quads ? min(share, quads - first_quad) : 0;
+  const uint32_t quads = group * kQuads, first_quad = rank << shares.shift;
+  const uint32_t own_quads = first_quad < quads ? min(1u << shares.shift, quads - first_quad) : 0;
   if (threadIdx.x == 0)
     mailbox_expect(shared.sent, own_quads * item.parts * static_cast<uint32_t>(sizeof(float4) + sizeof(float2)));
   if (a.sinks != nullptr && threadIdx.x < group) shared.sinks[threadIdx.x] = sink;
@@ -222,7 +235,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32) attend_clusters_kernel(con
         const auto* sums = reinterpret_cast<const float*>(&shared.ring[w][0]) + row * kSumPitch<kHead> + col;
         add_to(value, factor, *reinterpret_cast<const float4*>(sums));
       }
-      const uint32_t owner = i / share, slot = (i - owner * share) * cluster + item.part;
+      const uint32_t owner = i >> shares.shift, slot = (i - (owner << shares.shift)) * cluster + item.part;
       send(shared.values + slot, value, shared.sent, owner);
       send(shared.weights + slot, weight, shared.sent, owner);
     }
@@ -232,7 +245,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32) attend_clusters_kernel(con
   if (own_quads == 0) return;
   mailbox_wait(shared.sent);
   for (uint32_t from = 0; from < own_quads * cluster; from += kThreads) {
-    const uint32_t i = from + threadIdx.x, part = i & (cluster - 1), own_quad = i / cluster;
+    const uint32_t i = from + threadIdx.x, part = i & (cluster - 1), own_quad = cluster == 16 ? i / 16 : i / 8;
     const bool is_sent = own_quad < own_quads && part < item.parts;
     float2 weight = is_sent ? shared.weights[i] : make_float2(-kInfinity, 0);
     float4 value = is_sent ? shared.values[i] : make_float4(0, 0, 0, 0);
@@ -342,8 +355,9 @@ void attend_clusters(const Queue& queue, uint32_t cluster, uint32_t sequences, c
   assert(a.kv.k_dim == a.kv.v_dim && a.q.heads / a.kv.kv_heads <= 16);
   with_kernel({a.q.heads / a.kv.kv_heads, a.kv.k_dim, a.kv.format, a.softcap != 0},
               [&](auto* kernel, uint32_t threads, size_t bytes) {
+                const Shares shares = share_quads(a.q.heads / a.kv.kv_heads, a.kv.k_dim, cluster);
                 launch_clusters("attend_clusters", kernel, cluster, {cluster, a.kv.kv_heads, sequences}, threads, bytes,
-                                queue, items, a);
+                                queue, items, shares, a);
               });
 }
 

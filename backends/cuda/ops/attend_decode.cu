@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       const uint32_t rows = cached < item.end ? group + 2 : group;
       for (uint32_t i = threadIdx.x; i < rows * (kHead / 2); i += kThreads) {
         const auto pair = pair_of<kHead>(i, group, turns, a.fresh.interleaved);
-        const __half* from = pair.row < group ? q_row + pair.row * kHead : (pair.row == group ? k_row : v_row) + kv_head * kHead;
+        const __half* from =
+            pair.row < group ? q_row + pair.row * kHead : (pair.row == group ? k_row : v_row) + kv_head * kHead;
         put_pair<Element>(fresh, pair, group, from[pair.first], from[pair.second]);
       }
       q_row = fresh.q[0];

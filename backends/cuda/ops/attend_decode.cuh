@@ -69,8 +69,8 @@ __device__ __forceinline__ void put_pair(Fresh<kHead>& fresh, const FreshPair& p
   }
 }
 
-// The 16 positions from `first` of a KV head: zeros outside begin .. end. halves: the blocks of the first eight positions
-// and of the others; head_bytes: where the head begins within K and V of a block.
+// The 16 positions from `first` of a KV head: zeros outside begin .. end. halves: the blocks of the first eight
+// positions and of the others; head_bytes: where the head begins within K and V of a block.
 template <class Element, int kHead>
 __device__ __forceinline__ void fetch_tile(Stage<Element, kHead>& ring, const KvLayer& kv, const uint32_t (&halves)[2],
                                            uint32_t head_bytes, uint32_t first, uint32_t begin, uint32_t end) {

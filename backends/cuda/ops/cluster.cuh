@@ -51,14 +51,14 @@ __device__ __forceinline__ void cluster_arrive() {
 #ifdef QUIRE_CUDA_EMULATED
   ++*emulator::block->cluster_arrived;
 #elif QUIRE_SM >= 900
-  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); // mailbox_init has the fence
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); // mailbox_init has the fence
 #endif
 }
 __device__ __forceinline__ void cluster_wait() {
 #ifdef QUIRE_CUDA_EMULATED
   while (*emulator::block->cluster_arrived != emulator::block->cluster_threads) emulator::yield();
 #elif QUIRE_SM >= 900
-  asm volatile("barrier.cluster.wait;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
 
