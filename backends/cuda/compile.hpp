@@ -30,6 +30,7 @@ namespace quire::cuda {
 struct StepRun {
   Queue queue;
   uint32_t tokens = 0, sequences = 0, rows = 0;
+  bool clusters = false; // wants_clusters()
   StepArrays arrays;
   const std::byte* buffer = nullptr; // the step on the device
   const StepLayout* layout = nullptr;

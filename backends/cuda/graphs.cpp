@@ -2,6 +2,8 @@
 
 #include "buckets.hpp"
 
+#include <algorithm>
+
 namespace quire::cuda {
 namespace {
 
@@ -46,12 +48,14 @@ StepArrays arrays_at(const std::byte* buffer, const StepLayout& layout, const in
   return arrays;
 }
 
-void DecodeGraphs::capture(Entry& entry, uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch,
+void DecodeGraphs::capture(const Key& key, Entry& entry, const CompiledProgram& program, const FetchArgs& fetch,
                            const Sampler& sampler, const Queue& queue) {
-  entry.shape = bucket_shape(bucket, program.step);
+  const uint32_t bucket = key.bucket;
+  entry.shape = bucket_shape(bucket, key.clusters, program.step);
   entry.layout = lay_out_step(entry.shape, program.step.groups, program.step.classes);
   StepRun run;
   run.tokens = run.sequences = run.rows = bucket;
+  run.clusters = key.clusters;
   run.buffer = fetch.to;
   run.captured = true;
   run.layout = &entry.layout;
@@ -73,19 +77,25 @@ void DecodeGraphs::capture(Entry& entry, uint32_t bucket, const CompiledProgram&
 void DecodeGraphs::capture_all(const CompiledProgram& program, const FetchArgs& fetch, const Sampler& sampler,
                                const Queue& queue) {
   entries_.clear();
-  for (const uint32_t bucket : buckets_up_to(program.limits.max_sequences))
-    capture(entries_[bucket], bucket, program, fetch, sampler, queue);
+  const auto add = [&](const Key& key) { capture(key, entries_[key], program, fetch, sampler, queue); };
+  for (const uint32_t bucket : buckets_up_to(program.limits.max_sequences)) {
+    const auto has_clusters = [&](const AttendClass& kind) { return cluster_of(kind, true, bucket, bucket) != 0; };
+    add({bucket, false});
+    if (std::any_of(program.step.classes.begin(), program.step.classes.end(), has_clusters)) add({bucket, true});
+  }
 }
 
 void DecodeGraphs::capture_again(uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch,
                                  const Sampler& sampler, const Queue& queue) {
-  const auto found = entries_.find(bucket);
-  if (found != entries_.end()) capture(found->second, bucket, program, fetch, sampler, queue);
+  for (auto& [key, entry] : entries_)
+    if (key.bucket == bucket) capture(key, entry, program, fetch, sampler, queue);
 }
 
-const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, uint32_t rows) const {
-  const auto found = entries_.lower_bound(std::max(sequences, rows));
-  return found == entries_.end() ? nullptr : &found->second;
+const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, uint32_t rows, bool clusters) const {
+  const auto without = entries_.lower_bound({std::max(sequences, rows), false});
+  if (without == entries_.end()) return nullptr;
+  const auto with = clusters ? entries_.find({without->first.bucket, true}) : entries_.end();
+  return with != entries_.end() ? &with->second : &without->second;
 }
 
 } // namespace quire::cuda

@@ -1,5 +1,6 @@
-// Decode steps as captured graphs: one for each bucket of sequences, replayed with whatever the host has written. A
-// graph fetches its step, runs the program and samples the plain rows.
+// Decode steps as captured graphs: one for each bucket of sequences, two where a class of attend may have clusters
+// (step_buffer.hpp), replayed with whatever the host has written. A graph fetches its step, runs the program and
+// samples the plain rows.
 //
 // Errors: Failure. Threads: the backend's queue.
 #pragma once
@@ -8,6 +9,7 @@
 #include "ops/fetch_step.hpp"
 #include "sampler.hpp"
 
+#include <compare>
 #include <cstdint>
 #include <map>
 
@@ -52,19 +54,25 @@ class DecodeGraphs {
     Graph graph;
   };
 
-  // Captures every bucket up to the limits. fetch, sampler: whose memory the graphs name.
+  // Captures the graphs of every bucket up to the limits. fetch, sampler: whose memory the graphs name.
   void capture_all(const CompiledProgram& program, const FetchArgs& fetch, const Sampler& sampler, const Queue& queue);
-  // Captures the bucket of so many sequences anew, if there is one.
+  // Captures the graphs of the bucket of so many sequences anew, if there is one.
   void capture_again(uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch, const Sampler& sampler,
                      const Queue& queue);
-  // The graph that runs a decode step of so many sequences and rows; null where there is none.
-  const Entry* find(uint32_t sequences, uint32_t rows) const;
+  // The graph that runs a decode step of so many sequences and rows; null where there is none. clusters:
+  // wants_clusters(); what cluster_of says of the bucket with it is what the graph does.
+  const Entry* find(uint32_t sequences, uint32_t rows, bool clusters) const;
   bool empty() const { return entries_.empty(); }
 
  private:
-  static void capture(Entry& entry, uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch,
+  struct Key {
+    uint32_t bucket;
+    bool clusters; // some class has them; there is an entry without for every bucket
+    auto operator<=>(const Key&) const = default;
+  };
+  static void capture(const Key& key, Entry& entry, const CompiledProgram& program, const FetchArgs& fetch,
                       const Sampler& sampler, const Queue& queue);
-  std::map<uint32_t, Entry> entries_; // by bucket
+  std::map<Key, Entry> entries_;
 };
 
 // The arrays of a step that lies at `buffer`.

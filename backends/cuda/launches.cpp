@@ -44,7 +44,7 @@ void settle_attend(const CompiledProgram& c, const StepRun& run, const quire_op&
   args.counters = c.counters.as<uint32_t>();
 }
 void run_decode(const StepRun& run, const AttendClass& kind, const StepLayout::Class& places, const AttendArgs& args) {
-  const uint32_t cluster = cluster_of(kind, run.tokens, run.sequences);
+  const uint32_t cluster = cluster_of(kind, run.clusters, run.tokens, run.sequences);
   if (cluster != 0)
     return attend_clusters(run.queue, cluster, run.sequences,
                            reinterpret_cast<const ClusterItem*>(run.buffer + places.clusters), args);

@@ -158,7 +158,20 @@ bool is_decode(const quire_step& step) {
   return step.num_tokens == step.num_sequences; // check_step has seen to it that each has at least one
 }
 
-void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans, uint32_t bucket) {
+bool wants_clusters(const quire_step& step, const StepTraits& traits) {
+  bool wants = false;
+  for (const AttendClass& kind : traits.classes) {
+    if (cluster_of(kind, true, step.num_tokens, step.num_sequences) == 0) continue;
+    uint64_t positions = 0;
+    for (uint32_t s = 0; s < step.num_sequences; ++s)
+      positions += step.seq_len[s] - first_seen(step.seq_len[s] - 1, kind.window);
+    if (positions * kind.kv_heads > kClusterReads) return false;
+    wants = true;
+  }
+  return wants;
+}
+
+void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans, bool clusters, uint32_t bucket) {
   plans.classes.resize(traits.classes.size());
   plans.has_prefill = false;
   std::vector<AttendSequence>& sequences = plans.sequences;
@@ -176,7 +189,8 @@ void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plan
     AttendShape shape;
     shape.group = kind.heads / kind.kv_heads, shape.kv_heads = kind.kv_heads, shape.window = kind.window;
     shape.blocks = kind.blocks, shape.prefill_rows = kind.prefill_rows, shape.wide = kind.wide;
-    shape.cluster = cluster_of(kind, padded_tokens, padded_sequences), shape.padded_sequences = padded_sequences;
+    shape.cluster = cluster_of(kind, clusters, padded_tokens, padded_sequences);
+    shape.padded_sequences = padded_sequences;
     shape.fixed_order = traits.fixed_order, shape.max_partials = traits.max_partials;
     plan_attend(sequences, shape, plans.classes[c]);
     plans.has_prefill = plans.has_prefill || !plans.classes[c].prefill.empty() || !plans.classes[c].wide.empty();
@@ -197,11 +211,11 @@ StepShape exact_shape(const quire_step& step, const StepPlans& plans) {
   return shape;
 }
 
-StepShape bucket_shape(uint32_t bucket, const StepTraits& traits) {
+StepShape bucket_shape(uint32_t bucket, bool clusters, const StepTraits& traits) {
   StepShape shape;
   shape.tokens = shape.rows = shape.sampling_rows = bucket;
   for (const AttendClass& kind : traits.classes) {
-    const uint32_t cluster = cluster_of(kind, bucket, bucket);
+    const uint32_t cluster = cluster_of(kind, clusters, bucket, bucket);
     shape.decode_items.push_back(
         traits.fixed_order || cluster != 0 ? 0 : max_decode_items(bucket, kind.blocks, kind.kv_heads));
     shape.cluster_items.push_back(cluster * bucket);

@@ -40,7 +40,7 @@ std::string refusal(const quire_step& step, const StepTraits& traits) {
 TEST(CudaStep, ADecodeStepIsWrittenAsItIsAndPaddedToItsBucket) {
   std::mt19937 random(3);
   const StepTraits traits = traits_of(0);
-  const StepShape shape = bucket_shape(64, traits);
+  const StepShape shape = bucket_shape(64, false, traits);
   const StepLayout layout = lay_out_step(shape, 1, traits.classes);
   StepHistory history(16, kBlocks);
   for (int i = 0; i < 40; ++i) history.add(1 + static_cast<uint32_t>(random() % 1500));
@@ -53,7 +53,7 @@ TEST(CudaStep, ADecodeStepIsWrittenAsItIsAndPaddedToItsBucket) {
     if (random() % 8 == 0 && history.sequences() > 1) history.remove(some);
     const quire_step step = history.step();
     ASSERT_EQ(refusal(step, traits), "");
-    plan_step(step, traits, plans);
+    plan_step(step, traits, plans, false);
     std::vector<std::byte> out(most_step_bytes(traits), std::byte{0xee}); // whatever was there before
     const uint64_t bytes = write_step(step, traits, plans, shape, layout, 7, out);
     ASSERT_LE(bytes, out.size());
@@ -95,7 +95,7 @@ TEST(CudaStep, ChunksOfPromptsHaveThePlacesOfTheirTokens) {
   step.tables = tables, step.rows = rows;
   ASSERT_EQ(refusal(step, traits), "");
   StepPlans plans;
-  plan_step(step, traits, plans);
+  plan_step(step, traits, plans, false);
   const StepShape shape = exact_shape(step, plans);
   const StepLayout layout = lay_out_step(shape, 1, traits.classes);
   std::vector<std::byte> out(most_step_bytes(traits));
@@ -110,6 +110,54 @@ TEST(CudaStep, ChunksOfPromptsHaveThePlacesOfTheirTokens) {
   EXPECT_EQ(words(layout.positions), (std::vector<uint32_t>{15, 16, 17, 0}));
   EXPECT_EQ(words(layout.slots[0]), (std::vector<uint32_t>{40 * 16 + 15, 41 * 16, 41 * 16 + 1, 42 * 16}));
   EXPECT_EQ(words(layout.token_tables[0]), (std::vector<uint32_t>{0, 0, 0, 2}));
+}
+
+TEST(CudaStep, ClustersAreForFewSequencesThatReadLittle) {
+  StepTraits traits = traits_of(0); // 2 KV heads
+  traits.classes[0].clusters = {1, 4, 9};
+  const auto wants = [&](const std::vector<uint32_t>& lengths) {
+    StepHistory history(16, kBlocks);
+    for (const uint32_t length : lengths) history.add(length);
+    return wants_clusters(history.step(), traits);
+  };
+  const uint32_t most = kClusterReads / 2;
+  EXPECT_TRUE(wants({1}));
+  EXPECT_TRUE(wants({most}));
+  EXPECT_FALSE(wants({most + 1}));
+  EXPECT_TRUE(wants({most - 30, 10, 10, 10}));
+  EXPECT_FALSE(wants({most - 30, 10, 10, 11})) << "together";
+  EXPECT_FALSE(wants({1, 1, 1, 1, 1})) << "no room";
+  traits.classes[0].window = 1000;
+  EXPECT_TRUE(wants({most + 1, 60000})) << "a window is read";
+  traits.classes.push_back(traits.classes[0]);
+  traits.classes[1].window = 0;
+  EXPECT_FALSE(wants({most + 1})) << "all classes read little, or none has clusters";
+  traits.classes[1].clusters = {};
+  EXPECT_TRUE(wants({most + 1})) << "but for those that never have them";
+  traits.classes[0].clusters = {};
+  EXPECT_FALSE(wants({1}));
+}
+
+TEST(CudaStep, APlanHasClustersWhereTheyAreWanted) {
+  StepTraits traits = traits_of(0);
+  traits.classes[0].clusters = {1, 4, 9};
+  StepHistory history(16, kBlocks);
+  for (uint32_t s = 0; s < 3; ++s) history.add(100 + s);
+  const quire_step step = history.step();
+  StepPlans plans;
+  for (const uint32_t bucket : {0u, 4u})
+    for (const bool clusters : {false, true}) {
+      plan_step(step, traits, plans, clusters, bucket);
+      const StepShape shape = bucket != 0 ? bucket_shape(bucket, clusters, traits) : exact_shape(step, plans);
+      const uint32_t padded = bucket != 0 ? bucket : 3;
+      EXPECT_EQ(plans.classes[0].decode.empty(), clusters);
+      EXPECT_EQ(plans.classes[0].clustered.size(), clusters ? padded * 8 : 0);
+      EXPECT_EQ(shape.cluster_items[0], clusters ? padded * 8 : 0);
+      EXPECT_GE(shape.decode_items[0], plans.classes[0].decode.size());
+      std::vector<std::byte> out(most_step_bytes(traits));
+      const StepLayout layout = lay_out_step(shape, 1, traits.classes);
+      EXPECT_LE(write_step(step, traits, plans, shape, layout, 0, out), out.size());
+    }
 }
 
 TEST(CudaStep, WhatIsWrongIsRefusedByName) {
