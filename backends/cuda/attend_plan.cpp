@@ -162,7 +162,7 @@ void plan_decode(std::span<const AttendSequence> sequences, const AttendShape& s
   assert(plan.decode.size() <= max_items);
 }
 
-// Parts for the blocks of clusters: all of one length but the last, as many tiles as let each block have one.
+// Parts for the blocks of clusters: all of as many tiles but the last (and, behind a window's beginning, the first).
 void plan_clusters(std::span<const AttendSequence> sequences, const AttendShape& shape, AttendPlan& plan) {
   for (const AttendSequence& s : sequences) {
     assert(s.queries == 1);

@@ -108,11 +108,13 @@ void CudaInstance::wait_for_swaps_of(const quire_step& step, CompiledProgram& pr
   if (!program.kv || !program.kv->swapping()) return;
   program.kv->settle();
   if (!program.kv->swapping()) return;
+  const uint32_t block_size = program.step.block_size;
   for (uint32_t g = 0; g < program.step.groups; ++g)
-    for (uint32_t i = 0; i < step.table_start[step.num_sequences]; ++i) {
-      const uint32_t block = step.tables[g][i];
-      if (block < program.kv->num_blocks(g) && program.kv->is_busy(g, block))
-        return program.kv->join_swaps(stream_.get());
+    for (uint32_t s = 0; s < step.num_sequences; ++s) {
+      const uint32_t* const table = step.tables[g] + step.table_start[s];
+      for (uint32_t i = 0; i < (step.seq_len[s] + block_size - 1) / block_size; ++i) // behind them may be any block
+        if (table[i] < program.kv->num_blocks(g) && program.kv->is_busy(g, table[i]))
+          return program.kv->join_swaps(stream_.get());
     }
 }
 

@@ -43,6 +43,9 @@ void settle_attend(const CompiledProgram& c, const StepRun& run, const quire_op&
   args.partial_sums = args.partials + decode_items(c, kind) * kind.heads * args.kv.v_dim;
   args.counters = c.counters.as<uint32_t>();
 }
+std::string decode_kernel(const AttendClass& kind) {
+  return kind.clusters == ClusterRoom{} ? "attend_decode" : "attend_decode or _clusters";
+}
 void run_decode(const StepRun& run, const AttendClass& kind, const StepLayout::Class& places, const AttendArgs& args) {
   const uint32_t cluster = cluster_of(kind, run.clusters, run.tokens, run.sequences);
   if (cluster != 0)
@@ -307,11 +310,10 @@ class Maker {
       }
       if (!plan->prefill.empty()) attend_prefill(run.queue, static_cast<uint32_t>(plan->prefill.size()), prefill, args);
     };
-    launch.kernel = [fast = kind.fast, wide = kind.wide, fixed_order = fixed_order_](uint32_t) {
-      return std::string(!fast         ? "attend_any"
-                         : fixed_order ? "attend_fixed_parts, _whole"
-                         : wide        ? "attend_decode, _prefill_sm90"
-                                       : "attend_decode, _prefill");
+    launch.kernel = [kind, fixed_order = fixed_order_](uint32_t) {
+      if (!kind.fast) return std::string("attend_any");
+      if (fixed_order) return std::string("attend_fixed_parts, _whole");
+      return decode_kernel(kind) + (kind.wide ? ", _prefill_sm90" : ", _prefill");
     };
   }
 
@@ -383,7 +385,7 @@ void make_rotated_attends(const FusionPlan& fusion, const CompileContext& contex
     chain.max_rows = kRotatedRows, chain.decode_only = true;
     chain.launch.ops = group.ops;
     chain.launch.ops.push_back(group.attend);
-    chain.launch.kernel = [](uint32_t) { return std::string("attend_decode+rope_store"); };
+    chain.launch.kernel = [kind](uint32_t) { return decode_kernel(kind) + "+rope_store"; };
     chain.launch.run = [&c, args, op, which, kind](const StepRun& run) mutable {
       settle_attend(c, run, op, kind, args);
       run_decode(run, kind, run.layout->classes[which], args);

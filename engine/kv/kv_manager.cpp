@@ -386,9 +386,9 @@ bool KvManager::swap_out(KvSeq id) {
   assert(seq.state == State::resident && !has_place(seq));
   if (contiguous_) return false;
   tell_pool(seq);
-  table_changed(seq);
   for (auto& group : groups_)
     if (seq.tables[group->index].needed_host(*group, transfers_) > group->host.slots().num_free()) return false;
+  table_changed(seq);
   const std::size_t before = transfers_.list().swap_out.size();
   for (auto& group : groups_) {
     BlockTable& table = seq.tables[group->index];

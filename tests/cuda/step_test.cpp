@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -158,6 +159,35 @@ TEST(CudaStep, APlanHasClustersWhereTheyAreWanted) {
       const StepLayout layout = lay_out_step(shape, 1, traits.classes);
       EXPECT_LE(write_step(step, traits, plans, shape, layout, 0, out), out.size());
     }
+}
+
+TEST(CudaStep, ClustersItemsHaveTheFirstOfTheirBlocks) {
+  StepTraits traits = traits_of(0);
+  traits.limits.max_context = 10000;
+  traits.classes[0].clusters = {1, 4, 9}; // of 8 blocks, for three sequences
+  StepHistory history(16, kBlocks);
+  for (const uint32_t length : {9000u, 40u, 3000u}) history.add(length);
+  const quire_step step = history.step();
+  StepPlans plans;
+  plan_step(step, traits, plans, true);
+  const StepShape shape = exact_shape(step, plans);
+  const StepLayout layout = lay_out_step(shape, 1, traits.classes);
+  std::vector<std::byte> out(most_step_bytes(traits), std::byte{0xee});
+  ASSERT_LE(write_step(step, traits, plans, shape, layout, 0, out), out.size());
+  ASSERT_EQ(plans.classes[0].clustered.size(), 24u);
+  uint32_t most = 0;
+  for (uint32_t i = 0; i < 24; ++i) {
+    ClusterItem item;
+    std::memcpy(&item, out.data() + layout.classes[0].clusters + i * sizeof item, sizeof item);
+    const DecodeItem& wanted = plans.classes[0].clustered[i];
+    ASSERT_EQ(std::memcmp(&item.item, &wanted, sizeof wanted), 0);
+    const uint32_t first = wanted.begin / 16,
+                   blocks = wanted.begin == wanted.end ? 0 : (wanted.end - 1) / 16 + 1 - first;
+    for (uint32_t b = 0; b < kClusterBlocks; ++b)
+      EXPECT_EQ(item.blocks[b], b < blocks ? step.tables[0][step.table_start[i / 8] + first + b] : 0) << i << ", " << b;
+    most = std::max(most, blocks);
+  }
+  EXPECT_GT(most, kClusterBlocks);
 }
 
 TEST(CudaStep, WhatIsWrongIsRefusedByName) {

@@ -28,8 +28,9 @@ struct DecodeItem {
   uint32_t stored;  // positions below are in the cache since before this step
 };
 
-// A part of a sequence for one block of a cluster: the item (`partial` is not used; nothing of an empty one but `parts`
-// counts, and that is 0 in padding), and the cache's blocks from that of position `begin` on, as many as it reads.
+// A part of a sequence for one block of a cluster: the item (`partial` is not used; an empty one has token, parts and
+// begin == end == 0, padding has parts 0 as well), and the first of the cache's blocks that it reads, from that of
+// position `begin` on; any beyond kClusterBlocks are looked up in the table.
 inline constexpr uint32_t kClusterBlocks = 24;
 struct alignas(128) ClusterItem {
   DecodeItem item;

@@ -20,7 +20,7 @@
 namespace quire::cuda {
 namespace {
 
-constexpr uint32_t kItemWords = sizeof(DecodeItem) / 4;
+[[maybe_unused]] constexpr uint32_t kItemWords = sizeof(DecodeItem) / 4;
 
 // How the group's outputs are shared out, in quads (four elements each): a block of the cluster adds up a power of two
 // of them, or the rest, or none. Numbers that the kernel would divide for.

@@ -4,6 +4,8 @@
 #include "attend.cuh"
 #include "turn.cuh"
 
+#include <type_traits>
+
 namespace quire::cuda {
 
 inline constexpr uint32_t kTile = kDecodeTile;

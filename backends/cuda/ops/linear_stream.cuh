@@ -396,9 +396,6 @@ template <uint32_t kFormat> struct BlockStream {
   static __device__ __forceinline__ uint32_t read4(const unsigned char* p) {
     return *reinterpret_cast<const uint32_t*>(p);
   }
-  static __device__ __forceinline__ float half_at(const unsigned char* p) {
-    return __half2float(*reinterpret_cast<const __half*>(p));
-  }
   // Two bytes times 2^-24.
   static __device__ __forceinline__ float2 bytes_of(const unsigned char* p) {
     return __half22float2(half2_of(__byte_perm(*reinterpret_cast<const uint16_t*>(p), 0, 0x4140)));

@@ -4,8 +4,8 @@
 // very kernels of backends/cuda/ops run without a GPU. It shows wrong indices (device memory is malloc'ed:
 // AddressSanitizer works), missing barriers (the order of the threads changes from run to run), reads of shared memory
 // that nothing wrote (it is filled with NaNs), and copies whose wait is missing (cp.async lands only at its wait). It
-// models no timing, no memory ordering between blocks (they run one after another, those of a cluster in turns). Included by ops/device_code.cuh
-// when QUIRE_CUDA_EMULATED is defined. Threads: one host thread.
+// models no timing, no memory ordering between blocks (they run one after another, those of a cluster in turns).
+// Included by ops/device_code.cuh when QUIRE_CUDA_EMULATED is defined. Threads: one host thread.
 #pragma once
 
 #include <cuda_bf16.h>
