@@ -37,7 +37,7 @@ __device__ __forceinline__ void mailbox_expect(Mailbox& box, uint32_t bytes) {
 
 __device__ __forceinline__ void mailbox_wait(Mailbox& box) {
 #ifdef QUIRE_CUDA_EMULATED
-  while (box.barrier != 0) emulator::yield();
+  while (box.barrier != 0) emulator::spin();
 #elif QUIRE_SM >= 900
   asm volatile("{\n\t.reg .pred done;\n"
                "again:\n\tmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n\t@done bra "
@@ -56,7 +56,7 @@ __device__ __forceinline__ void cluster_arrive() {
 }
 __device__ __forceinline__ void cluster_wait() {
 #ifdef QUIRE_CUDA_EMULATED
-  while (*emulator::block->cluster_arrived != emulator::block->cluster_threads) emulator::yield();
+  while (*emulator::block->cluster_arrived != emulator::block->cluster_threads) emulator::spin();
 #elif QUIRE_SM >= 900
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
@@ -70,6 +70,7 @@ template <class T> T* in_block(T* own, uint32_t rank) {
                               (reinterpret_cast<std::byte*>(own) - here.shared));
 }
 template <class T> void send(T* to, const T& value, Mailbox& box, uint32_t rank) {
+  emulator::check_alive((emulator::block - emulator::block->cluster_rank)[rank]);
   *in_block(to, rank) = value;
   Mailbox& there = *in_block(&box, rank);
   there.barrier = (there.barrier >> 32 << 32) | static_cast<uint32_t>(there.barrier - sizeof(T));

@@ -55,12 +55,16 @@ struct Block {
   uint32_t cluster_rank = 0;   // the blocks of a cluster lie behind each other
   uint32_t* cluster_arrived = nullptr;
   uint32_t cluster_threads = 0;
+  uint32_t live = 0; // threads that have not ended
 };
 
 extern thread_local Thread* thread;
 extern thread_local Block* block;
 
-void yield();
+// Lets the others run, for a thread that looks again and again at what they may change.
+void spin();
+// Aborts where all threads of a block have ended: its shared memory is not there any more.
+void check_alive(const Block& to);
 // Brings `words` words and waits for the others; afterwards the slots of this generation hold everyone's.
 const std::vector<std::array<uint64_t, 8>>& exchange(Exchange& barrier, uint32_t slot, const uint64_t* words,
                                                      uint32_t count);
@@ -149,7 +153,7 @@ inline void sincospif(float x, float* s, float* c) {
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
-inline void __nanosleep(unsigned) { QUIRE_EMU::yield(); }
+inline void __nanosleep(unsigned) { QUIRE_EMU::spin(); }
 template <class T> T __ldg(const T* p) { return *p; }
 template <class T> T __ldcs(const T* p) { return *p; }
 template <class T> T __ldcg(const T* p) { return *p; }

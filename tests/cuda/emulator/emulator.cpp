@@ -52,6 +52,7 @@ struct Fiber {
   void* stack_pointer = nullptr;
   const uint32_t* waits_for = nullptr; // runs again when this differs from `seen`
   uint32_t seen = 0;
+  bool spins = false; // all that it did when it last ran was to look for something
   bool done = false;
 };
 
@@ -95,7 +96,7 @@ void run_blocks(std::vector<Block>& blocks, dim3 block_dim, const std::function<
     b.warps.assign((threads + 31) / 32, {});
     for (uint32_t w = 0; w < b.warps.size(); ++w) b.warps[w].expected = std::min(32u, threads - 32 * w);
     b.all = {};
-    b.all.expected = threads;
+    b.all.expected = threads, b.live = threads;
     for (auto& named : b.named) named = {};
     b.cluster_arrived = &arrived;
     b.cluster_threads = count;
@@ -120,14 +121,14 @@ void run_blocks(std::vector<Block>& blocks, dim3 block_dim, const std::function<
     for (const uint32_t i : order) {
       Fiber& fiber = scheduler.fibers[i];
       if (fiber.done || (fiber.waits_for != nullptr && *fiber.waits_for == fiber.seen)) continue;
-      progress = progress || fiber.waits_for != nullptr || fiber.stack_pointer != nullptr;
-      fiber.waits_for = nullptr;
+      fiber.waits_for = nullptr, fiber.spins = false;
       thread = &fiber.thread;
       block = fiber.block;
       scheduler.current = &fiber;
       quire_emulator_switch(&scheduler.main_stack, fiber.stack_pointer);
+      progress = progress || !fiber.spins;
       if (fiber.done) {
-        --left;
+        --left, --fiber.block->live;
         if (!fiber.thread.copies.empty()) {
           for (const PendingCopy& copy : fiber.thread.copies)
             if (copy.valid_bytes != 0) {
@@ -139,8 +140,7 @@ void run_blocks(std::vector<Block>& blocks, dim3 block_dim, const std::function<
     }
     idle_rounds = progress ? 0 : idle_rounds + 1;
     if (idle_rounds > 1) {
-      std::fprintf(stderr, "emulator: deadlock: %u of %u threads wait at a barrier that the others don't reach\n", left,
-                   count);
+      std::fprintf(stderr, "emulator: deadlock: %u of %u threads wait for what the others don't do\n", left, count);
       std::abort();
     }
   }
@@ -148,11 +148,22 @@ void run_blocks(std::vector<Block>& blocks, dim3 block_dim, const std::function<
   block = nullptr;
 }
 
-} // namespace
-
 void yield() {
   Fiber* fiber = scheduler.current;
   quire_emulator_switch(&fiber->stack_pointer, scheduler.main_stack);
+}
+
+} // namespace
+
+void spin() {
+  scheduler.current->spins = true;
+  yield();
+}
+
+void check_alive(const Block& to) {
+  if (to.live != 0) return;
+  std::fprintf(stderr, "emulator: a block sends to one of its cluster that has ended\n");
+  std::abort();
 }
 
 const std::vector<std::array<uint64_t, 8>>& exchange(Exchange& barrier, uint32_t slot, const uint64_t* words,
