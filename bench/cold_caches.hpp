@@ -17,7 +17,7 @@ inline void cool_caches(std::size_t bytes) {
   static const std::vector<uint64_t> other(kAllCaches / sizeof(uint64_t), 1);
   uint64_t sum = 0;
   for (std::size_t i = 0; i < bytes / sizeof(uint64_t); i += 64 / sizeof(uint64_t)) sum += other[i];
-  static volatile uint64_t kept;
+  [[maybe_unused]] static volatile uint64_t kept;
   kept = sum;
 }
 
