@@ -315,7 +315,9 @@ TEST(CudaAttendPlan, ClustersReadEveryPositionOnceInEvenParts) {
         }
         EXPECT_EQ(item.begin, next);
         EXPECT_LE(item.end - item.begin, n / shape.cluster + 2 * kDecodeTile);
-        if (part > 0) EXPECT_EQ(item.begin % kDecodeTile, 0u);
+        if (part > 0) {
+          EXPECT_EQ(item.begin % kDecodeTile, 0u);
+        }
         next = item.end;
       }
       EXPECT_EQ(next, sequences[s].length);
