@@ -2,9 +2,9 @@
 //
 // A decode step's tables are those of the step before, but for a block more here and there and a sequence that has
 // come or gone: a step over hundreds of sequences looks at what has changed and not at some thousand block ids
-// elsewhere. Each table has room to grow into: what lies behind a sequence's blocks may be any block. Where entries that
-// were there have changed (so it is with a window, once a block is behind it), what follows is copied anew. Owned by
-// the engine thread.
+// elsewhere. Each table has room to grow into: what lies behind a sequence's blocks may be any block. Where entries
+// that were there have changed (so it is with a window, once a block is behind it), what follows is copied anew. Owned
+// by the engine thread.
 //
 // Invariants: the capacities of places_ add up to the size of each group's table, and all groups' are of one size;
 // entries behind a place's size are 0, which every pool has. All calls are of one KvManager, whose versions tell what a
