@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
   let_next_kernel_begin();
   auto& shared = *reinterpret_cast<Shared<Element, kHead, kRows>*>(dynamic_shared());
   static_assert(16 * kSumPitch<kHead> * 4 <= sizeof shared.ring[0], "a warp's sums are left in its ring");
-  constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kRowBytes<Element, kHead> / 16, kQuads = kHead / 4;
+  constexpr uint32_t kThreads = kWarps<kHead> * 32, kQuads = kHead / 4;
   constexpr int kHalves = kRows / 8, kNumStages = kStages<Element, kHead>;
   // The list comes with the step, not from a kernel: it is read before the kernels in front have ended.
   const uint32_t word =
@@ -84,13 +84,8 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
   }
   // What the cache has of the item; with the token's own position it ends, in the part that comes last.
   const uint32_t cached = has_fresh ? min(item.end, item.stored) : item.end;
-  const uint32_t origin = item.begin / kTile * kTile, first_block = item.begin >> shift;
-  const auto num_tiles = static_cast<int>((item.end - origin + kTile - 1) / kTile);
-  const int own_tiles =
-      (num_tiles - static_cast<int>(warp) + static_cast<int>(kWarps<kHead>) - 1) / static_cast<int>(kWarps<kHead>);
-  const auto tile_position = [&](int own) {
-    return origin + (static_cast<uint32_t>(own) * kWarps<kHead> + warp) * kTile;
-  };
+  const WarpTiles<kHead> tiles(item, warp);
+  const uint32_t first_block = item.begin >> shift;
   // The block of a position: by the item where it is among its first.
   const auto block_of = [&](uint32_t position, bool is_wanted) {
     const uint32_t index = (position >> shift) - first_block;
@@ -101,15 +96,15 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
   // 16 behind them. Outside the item there may be none.
   const auto find_blocks = [&](int from) {
     const int own = from + static_cast<int>(lane % 16);
-    const uint32_t first = tile_position(own) + lane / 16 * 8;
-    return block_of(min(max(first, item.begin), item.end - 1), own < own_tiles);
+    const uint32_t first = tiles.position(own) + lane / 16 * 8;
+    return block_of(min(max(first, item.begin), item.end - 1), own < tiles.own);
   };
   uint32_t blocks = find_blocks(0), next_blocks = 0;
   const uint32_t head_bytes = kv_head * block_size * kRowBytes<Element, kHead>;
   bool waited = false;
   const auto fetch = [&](int own) {
-    if (own < own_tiles) {
-      const uint32_t first = tile_position(own);
+    if (own < tiles.own) {
+      const uint32_t first = tiles.position(own);
       if (!waited && !has_fresh && first + kTile > item.stored) {
         wait_for_previous_kernels();
         waited = true;
@@ -124,7 +119,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
   };
 #pragma unroll
   for (int s = 0; s < kNumStages - 1; ++s) fetch(s);
-  if (own_tiles > 16) next_blocks = find_blocks(16);
+  if (tiles.own > 16) next_blocks = find_blocks(16);
   const bool has_own = cached < item.end; // the token's own position
   const uint32_t own_block = block_of(item.stored, has_own);
   // This block's share of the quads, and what it is sent of them.
@@ -137,7 +132,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
 
   const __half* q_row =
       static_cast<const __half*>(a.q.data) + size_t{item.token} * a.q.stride + kv_head * group * kHead;
-  if (has_fresh && num_tiles > 0) {
+  if (has_fresh && tiles.all > 0) {
     Fresh<kHead>& fresh = shared.fresh;
     const auto* k_row = static_cast<const __half*>(a.fresh.k.data) + size_t{item.token} * a.fresh.k.stride;
     const auto* v_row = static_cast<const __half*>(a.fresh.v.data) + size_t{item.token} * a.fresh.v.stride;
@@ -170,29 +165,25 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
     }
     q_row = fresh.q[0];
     __syncthreads();
-    if (has_own) { // for the steps to come; by the threads that have the least to do
-      std::byte* row = a.kv.base + uint64_t{own_block} * a.kv.block_bytes + head_bytes +
-                       (item.stored & (block_size - 1)) * kRowBytes<Element, kHead>;
-      for (uint32_t i = kThreads - 1 - threadIdx.x; i < 2 * kPieces; i += kThreads)
-        *reinterpret_cast<uint4*>(row + (i < kPieces ? a.kv.k_offset : a.kv.v_offset) + i % kPieces * 16) =
-            *reinterpret_cast<const uint4*>((i < kPieces ? fresh.k : fresh.v) + i % kPieces * 16);
-    }
+    if (has_own) // by the threads that have the least to do
+      store_fresh<Element, kHead>(fresh, a.kv, own_block, head_bytes, item.stored, kThreads - 1 - threadIdx.x,
+                                  kThreads);
   }
 
   float largest[kHalves], sum[kHalves];
 #pragma unroll
   for (int h = 0; h < kHalves; ++h) largest[h] = -kInfinity, sum[h] = 0;
   auto* const own_sums = reinterpret_cast<float*>(&shared.ring[warp][0]); // [row]
-  if (own_tiles > 0) {
+  if (tiles.own > 0) {
     uint32_t q[kHead / 16][4];
     load_queries<Element, kHead>(q, [&](uint32_t r) { return r < group ? q_row + r * kHead : nullptr; });
     float sums[kHead / 8][4] = {}; // [16 rows, kHead]
-    for (int own = 0; own < own_tiles; ++own) {
+    for (int own = 0; own < tiles.own; ++own) {
       copy_async_wait<kNumStages - 2>();
       __syncwarp();
       fetch(own + kNumStages - 1);
       auto& ring = shared.ring[warp][own % kNumStages];
-      const uint32_t first = tile_position(own);
+      const uint32_t first = tiles.position(own);
       if (has_own && first + kTile > cached) {
         put_fresh<Element, kHead>(ring, shared.fresh, cached - first);
         __syncwarp();
@@ -220,7 +211,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
   cluster_wait(); // every mailbox is ready; long since
 
   // The warps' results together, in the order of the warps, a quad a thread, and on to whose share it is of.
-  if (num_tiles > 0) {
+  if (tiles.all > 0) {
     for (uint32_t i = threadIdx.x; i < quads; i += kThreads) {
       const uint32_t row = i / kQuads, col = i % kQuads * 4;
       float2 weight = make_float2(-kInfinity, 0);
@@ -229,7 +220,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
       float4 value = make_float4(0, 0, 0, 0);
 #pragma unroll
       for (uint32_t w = 0; w < kWarps<kHead>; ++w) {
-        if (w >= static_cast<uint32_t>(num_tiles)) continue; // it had none
+        if (w >= static_cast<uint32_t>(tiles.all)) continue; // it had none
         const float factor = exp2_fast(shared.largest[w][row] - finite_or_zero(weight.x));
         weight.y = __fmaf_rn(shared.sum[w][row], factor, weight.y);
         const auto* sums = reinterpret_cast<const float*>(&shared.ring[w][0]) + row * kSumPitch<kHead> + col;
@@ -330,8 +321,8 @@ uint32_t active_clusters(void (*kernel)(Parameters...), uint32_t cluster, uint32
 
 ClusterRoom cluster_room(const ClusterShape& shape, int compute_capability, uint32_t multiprocessors) {
 #ifdef QUIRE_CUDA_EMULATED // not that it would matter there
-  (void)compute_capability, (void)multiprocessors;
-  return shape.group == 0 ? ClusterRoom{} : ClusterRoom{1, 4, 9};
+  (void)shape, (void)compute_capability, (void)multiprocessors;
+  return {1, 4, 9};
 #else
   if (compute_capability < 90) return {};
   return with_kernel(shape, [&](auto* kernel, uint32_t threads, size_t bytes) {

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
   // At once: the next one takes the multiprocessors that the kernel in front leaves, and fetches its weights.
   let_next_kernel_begin();
   auto& shared = *reinterpret_cast<Shared<Element, kHead>*>(dynamic_shared());
-  constexpr uint32_t kThreads = kWarps<kHead> * 32, kPieces = kRowBytes<Element, kHead> / 16;
+  constexpr uint32_t kThreads = kWarps<kHead> * 32;
   constexpr int kHalves = kRows / 8, kNumStages = kStages<Element, kHead>;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t kv_heads = a.kv.kv_heads, group = a.q.heads / kv_heads, block_size = a.kv.block_size;
@@ -58,26 +58,20 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
     const uint32_t kv_head = task % kv_heads;
     // What the cache has of the item; with the token's own position it ends, in the part that comes last.
     const uint32_t cached = has_fresh ? min(item.end, item.stored) : item.end;
-    const uint32_t origin = item.begin / kTile * kTile;
-    const auto num_tiles = static_cast<int>((item.end - origin + kTile - 1) / kTile);
-    const int own_tiles =
-        (num_tiles - static_cast<int>(warp) + static_cast<int>(kWarps<kHead>) - 1) / static_cast<int>(kWarps<kHead>);
-    const auto tile_position = [&](int own) {
-      return origin + (static_cast<uint32_t>(own) * kWarps<kHead> + warp) * kTile;
-    };
+    const WarpTiles<kHead> tiles(item, warp);
     // The blocks of 16 of the warp's tiles, one a lane: of their first eight positions, then of their second; and of
     // the 16 behind them. Outside the item there may be none.
     const auto find_blocks = [&](int from) {
       const int own = from + static_cast<int>(lane % 16);
-      if (own >= own_tiles) return 0u;
-      const uint32_t first = tile_position(own) + lane / 16 * 8;
+      if (own >= tiles.own) return 0u;
+      const uint32_t first = tiles.position(own) + lane / 16 * 8;
       return a.table[item.table + (min(max(first, item.begin), item.end - 1) >> shift)];
     };
     uint32_t blocks = find_blocks(0), next_blocks = find_blocks(16);
     const uint32_t head_bytes = kv_head * block_size * kRowBytes<Element, kHead>;
     const auto fetch = [&](int own) {
-      if (own < own_tiles) {
-        const uint32_t first = tile_position(own);
+      if (own < tiles.own) {
+        const uint32_t first = tiles.position(own);
         if (!waited && !has_fresh && first + kTile > item.stored) {
           wait_for_previous_kernels();
           waited = true;
@@ -115,11 +109,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
       __syncthreads();
       if (cached < item.end) { // for the steps to come
         const uint32_t block = a.table[item.table + (item.stored >> shift)];
-        std::byte* row = a.kv.base + uint64_t{block} * a.kv.block_bytes + head_bytes +
-                         (item.stored & (block_size - 1)) * kRowBytes<Element, kHead>;
-        for (uint32_t i = threadIdx.x; i < 2 * kPieces; i += kThreads)
-          *reinterpret_cast<uint4*>(row + (i < kPieces ? a.kv.k_offset : a.kv.v_offset) + i % kPieces * 16) =
-              *reinterpret_cast<const uint4*>((i < kPieces ? fresh.k : fresh.v) + i % kPieces * 16);
+        store_fresh<Element, kHead>(fresh, a.kv, block, head_bytes, item.stored, threadIdx.x, kThreads);
       }
     }
     uint32_t q[kHead / 16][4];
@@ -130,12 +120,12 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) largest[h] = -kInfinity, sum[h] = 0;
 
-    for (int own = 0; own < own_tiles; ++own) {
+    for (int own = 0; own < tiles.own; ++own) {
       copy_async_wait<kNumStages - 2>();
       __syncwarp();
       fetch(own + kNumStages - 1);
       auto& ring = shared.ring[warp][own % kNumStages];
-      const uint32_t first = tile_position(own);
+      const uint32_t first = tiles.position(own);
       if (cached < item.end && first + kTile > cached) {
         put_fresh<Element, kHead>(ring, fresh, cached - first);
         __syncwarp();

@@ -71,6 +71,21 @@ __device__ __forceinline__ void put_pair(Fresh<kHead>& fresh, const FreshPair& p
   }
 }
 
+// An item's tiles of 16 positions, of which a warp has every kWarps-th.
+template <int kHead> struct WarpTiles {
+  uint32_t origin, warp;
+  int all, own;
+
+  __device__ __forceinline__ WarpTiles(const DecodeItem& item, uint32_t of_warp)
+      : origin(item.begin / kTile * kTile), warp(of_warp),
+        all(static_cast<int>((item.end - origin + kTile - 1) / kTile)),
+        own((all - static_cast<int>(warp) + static_cast<int>(kWarps<kHead>) - 1) / static_cast<int>(kWarps<kHead>)) {}
+  // Where the warp's tile `index` begins.
+  __device__ __forceinline__ uint32_t position(int index) const {
+    return origin + (static_cast<uint32_t>(index) * kWarps<kHead> + warp) * kTile;
+  }
+};
+
 // The 16 positions from `first` of a KV head: zeros outside begin .. end. halves: the blocks of the first eight
 // positions and of the others; head_bytes: where the head begins within K and V of a block.
 template <class Element, int kHead>
@@ -93,6 +108,19 @@ __device__ __forceinline__ void fetch_tile(Stage<Element, kHead>& ring, const Kv
     copy_async16(ring[0] + kv_piece_at<Element, kHead>(row, piece), from + kv.k_offset, valid);
     copy_async16(ring[1] + kv_piece_at<Element, kHead>(row, piece), from + kv.v_offset, valid);
   }
+}
+
+// The token's own key and value into the cache, for the steps to come: by `threads` threads, of which this is number
+// `thread`.
+template <class Element, int kHead>
+__device__ __forceinline__ void store_fresh(const Fresh<kHead>& fresh, const KvLayer& kv, uint32_t block,
+                                            uint32_t head_bytes, uint32_t position, uint32_t thread, uint32_t threads) {
+  constexpr uint32_t kPieces = kRowBytes<Element, kHead> / 16;
+  std::byte* row = kv.base + uint64_t{block} * kv.block_bytes + head_bytes +
+                   (position & (kv.block_size - 1)) * kRowBytes<Element, kHead>;
+  for (uint32_t i = thread; i < 2 * kPieces; i += threads)
+    *reinterpret_cast<uint4*>(row + (i < kPieces ? kv.k_offset : kv.v_offset) + i % kPieces * 16) =
+        *reinterpret_cast<const uint4*>((i < kPieces ? fresh.k : fresh.v) + i % kPieces * 16);
 }
 
 // The token's own key and value as row `row` of a tile.
