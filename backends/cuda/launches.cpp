@@ -48,9 +48,11 @@ std::string decode_kernel(const AttendClass& kind) {
 }
 void run_decode(const StepRun& run, const AttendClass& kind, const StepLayout::Class& places, const AttendArgs& args) {
   const uint32_t cluster = cluster_of(kind, run.clusters, run.tokens, run.sequences);
-  if (cluster != 0)
-    return attend_clusters(run.queue, cluster, run.sequences,
+  if (cluster != 0) {
+    const bool apart = cluster == 16 || run.sequences * kind.kv_heads <= kind.clusters.of_8_apart;
+    return attend_clusters(run.queue, cluster, apart, run.sequences,
                            reinterpret_cast<const ClusterItem*>(run.buffer + places.clusters), args);
+  }
   attend_decode(run.queue, kind.blocks, &reinterpret_cast<const ListHeader*>(run.buffer + places.header)->num_decode,
                 reinterpret_cast<const DecodeItem*>(run.buffer + places.decode), args);
 }

@@ -111,7 +111,8 @@ class Step {
     if (cluster == 0)
       attend_decode({}, kBlocks, &num_items_, plan_.decode.data(), args);
     else
-      attend_clusters({}, cluster, static_cast<uint32_t>(positions_.size() + 1), clustered_[cluster / 16].data(), args);
+      attend_clusters({}, cluster, cluster == 16, static_cast<uint32_t>(positions_.size() + 1),
+                      clustered_[cluster / 16].data(), args);
     std::vector<uint16_t> bits(out_.size());
     std::memcpy(bits.data(), out_.data(), out_.size() * 2);
     bits.insert(bits.end(), cache.begin(), cache.end());

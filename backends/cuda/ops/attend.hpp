@@ -104,9 +104,10 @@ struct ClusterShape {
 };
 // Which numbers of tasks, each a sequence and a KV head, may have clusters.
 struct ClusterRoom {
-  uint32_t least = 0; // fewer would leave too much of the device idle where contexts are long
-  uint32_t of_16 = 0; // with 16 blocks each, all on the device at once, none two to a multiprocessor
-  uint32_t of_8 = 0;  // with 8 blocks each, all on the device at once
+  uint32_t least = 0;      // fewer would leave too much of the device idle where contexts are long
+  uint32_t of_16 = 0;      // with 16 blocks each, all on the device at once, none two to a multiprocessor
+  uint32_t of_8 = 0;       // with 8 blocks each, all on the device at once
+  uint32_t of_8_apart = 0; // of these, with none two to a multiprocessor
   bool operator==(const ClusterRoom&) const = default;
 };
 ClusterRoom cluster_room(const ClusterShape&, int compute_capability, uint32_t multiprocessors);
@@ -114,8 +115,10 @@ ClusterRoom cluster_room(const ClusterShape&, int compute_capability, uint32_t m
 inline uint32_t cluster_blocks(const ClusterRoom& room, uint32_t tasks) {
   return tasks < room.least ? 0 : tasks <= room.of_16 ? 16 : tasks <= room.of_8 ? 8 : 0;
 }
-// items: [sequences, cluster], device memory that no kernel writes.
-void attend_clusters(const Queue&, uint32_t cluster, uint32_t sequences, const ClusterItem* items, const AttendArgs&);
+// items: [sequences, cluster], device memory that no kernel writes. apart: each block is to have a multiprocessor to
+// itself; otherwise they crowd where the kernel in front leaves first, and its rate of reading is what they share.
+void attend_clusters(const Queue&, uint32_t cluster, bool apart, uint32_t sequences, const ClusterItem* items,
+                     const AttendArgs&);
 
 // Rows of a block of attend_prefill.
 uint32_t prefill_rows(uint32_t head);

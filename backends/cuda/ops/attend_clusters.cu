@@ -294,8 +294,9 @@ template <class Take> auto with_kernel(const ClusterShape& shape, const Take& ta
   return with_kernel<__half>(shape, take);
 }
 
-#ifndef QUIRE_CUDA_EMULATED
 constexpr size_t kMoreThanHalf = 116 << 10; // of a multiprocessor's shared memory, from compute capability 9.0 on
+
+#ifndef QUIRE_CUDA_EMULATED
 
 // Clusters that the device holds at once; none where it can't form them. The device may have fewer multiprocessors
 // together than a cluster needs in some places, so that it is asked.
@@ -322,7 +323,7 @@ uint32_t active_clusters(void (*kernel)(Parameters...), uint32_t cluster, uint32
 ClusterRoom cluster_room(const ClusterShape& shape, int compute_capability, uint32_t multiprocessors) {
 #ifdef QUIRE_CUDA_EMULATED // not that it would matter there
   (void)shape, (void)compute_capability, (void)multiprocessors;
-  return {1, 4, 9};
+  return {1, 4, 9, 6};
 #else
   if (compute_capability < 90) return {};
   return with_kernel(shape, [&](auto* kernel, uint32_t threads, size_t bytes) {
@@ -335,20 +336,21 @@ ClusterRoom cluster_room(const ClusterShape& shape, int compute_capability, uint
     room.least = (multiprocessors + 3 * 16 - 1) / (3 * 16);
     room.of_16 = active_clusters(kernel, 16, threads, std::max(bytes, kMoreThanHalf));
     room.of_8 = active_clusters(kernel, 8, threads, bytes);
+    room.of_8_apart = active_clusters(kernel, 8, threads, std::max(bytes, kMoreThanHalf));
     return room;
   });
 #endif
 }
 
-void attend_clusters(const Queue& queue, uint32_t cluster, uint32_t sequences, const ClusterItem* items,
+void attend_clusters(const Queue& queue, uint32_t cluster, bool apart, uint32_t sequences, const ClusterItem* items,
                      const AttendArgs& a) {
   assert(cluster == 8 || cluster == 16);
   assert(a.kv.k_dim == a.kv.v_dim && a.q.heads / a.kv.kv_heads <= 16);
   with_kernel({a.q.heads / a.kv.kv_heads, a.kv.k_dim, a.kv.format, a.softcap != 0},
               [&](auto* kernel, uint32_t threads, size_t bytes) {
                 const Shares shares = share_quads(a.q.heads / a.kv.kv_heads, a.kv.k_dim, cluster);
-                launch_clusters("attend_clusters", kernel, cluster, {cluster, a.kv.kv_heads, sequences}, threads, bytes,
-                                queue, items, shares, a);
+                launch_clusters("attend_clusters", kernel, cluster, {cluster, a.kv.kv_heads, sequences}, threads,
+                                apart ? std::max(bytes, kMoreThanHalf) : bytes, queue, items, shares, a);
               });
 }
 
