@@ -286,11 +286,16 @@ class ChainMaker {
     send(0, maps.data(), map_bytes);
     send(map_bytes, phases.data(), phase_bytes);
     check(cudaStreamSynchronize(stream_), "sending chains");
+    const auto* all_phases = reinterpret_cast<const ChainPhase*>(c_.chain_tables.data() + map_bytes);
     size_t first = 0;
     for (size_t i = 0; i < placed_.size(); ++i) {
+      const size_t behind = first + placed_[i].phases.size();
+      const bool is_last = i + 1 == placed_.size(); // the next step begins anew
       ChainArgs args;
       args.maps = reinterpret_cast<const ChainMap*>(c_.chain_tables.data());
-      args.phases = reinterpret_cast<const ChainPhase*>(c_.chain_tables.data() + map_bytes) + first;
+      args.phases = all_phases + first;
+      args.next = is_last ? all_phases : all_phases + behind;
+      args.num_next = placed_[is_last ? 0 : i + 1].shape.num_phases;
       args.shape = placed_[i].shape;
       args.records = c_.chain_counters.as<ChainRecord>();
       args.handed = c_.chain_values.data();
@@ -300,7 +305,7 @@ class ChainMaker {
                                  symbol = c_.chains[i].symbol](const StepRun& run) {
         linear_chain(run.queue, blocks, rows_of(run, symbol), args);
       };
-      first += placed_[i].phases.size();
+      first = behind;
     }
   }
 

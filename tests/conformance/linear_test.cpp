@@ -73,6 +73,12 @@ TEST(Linear, EveryFormatBehindANormAtOneToken) {
       const uint32_t normed = p.tensor(QUIRE_TOKENS, 1, K), out = p.tensor(QUIRE_TOKENS, 1, N);
       quire_norm norm{};
       norm.epsilon = 1e-5f;
+      if (i != 0) { // activations of many sizes, a few far above the rest, as models have them
+        std::vector<float> factors(K);
+        for (float& factor : factors)
+          factor = static_cast<float>(std::exp2(random.uniform(-2, 2)) * (random.chance(0.02) ? 64 : 1));
+        norm.weight = p.vector(factors);
+      }
       p.op(QUIRE_OP_NORM, {p.input(K, random)}, {normed}).u.norm = norm;
       quire_linear linear{};
       linear.weights[0] = p.random_weight(format, 0, N, K, 1 / std::sqrt(K), random);

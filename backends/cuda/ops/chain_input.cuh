@@ -6,11 +6,27 @@
 
 namespace quire::cuda {
 
-// Bytes of a row of x: rows follow each other in the other half of the banks.
+// Bytes of a row of x: rows follow each other in the other half of the banks. With block formats there is one row, as
+// fp16 and then as integers, where either is wanted.
 __host__ __device__ constexpr uint32_t x_pitch(uint32_t cols) { return (cols + 255) / 256 * 512 + 64; }
-// Floats of the sums of x: of each 32 columns, then of each 16.
+template <class R> __host__ __device__ constexpr uint32_t x_row_bytes(uint32_t cols) {
+  return x_pitch(cols) * ((R::kHalves ? 1 : 0) + (R::kIntegers ? 1 : 0));
+}
+// Floats of what is known of its groups: sums of each 32 columns, and of each 16; two floats of each 32.
 __host__ __device__ constexpr uint32_t x_sums_of_32(uint32_t cols) { return (cols + 255) / 256 * 8; }
-__host__ __device__ constexpr uint32_t x_sums(uint32_t cols) { return 3 * x_sums_of_32(cols); }
+template <class R> __host__ __device__ constexpr uint32_t x_sums(uint32_t cols) {
+  return x_sums_of_32(cols) * ((R::kHalves ? 3 : 0) + (R::kIntegers ? 2 : 0));
+}
+template <class R>
+__device__ __forceinline__ BlockInput block_input(const unsigned char* x, const float* sums, uint32_t cols) {
+  BlockInput in;
+  if constexpr (R::kHalves) {
+    in.halves = x, in.sums32 = sums, in.sums16 = sums + x_sums_of_32(cols);
+    x += x_pitch(cols), sums += 3 * x_sums_of_32(cols);
+  }
+  if constexpr (R::kIntegers) in.bytes = x, in.groups = reinterpret_cast<const float2*>(sums);
+  return in;
+}
 
 // Two fp16 elements that are not made yet.
 inline constexpr uint32_t kEmpty = 0xffffffffu;
@@ -70,44 +86,83 @@ __device__ __forceinline__ Eight load_eight(const Tensor& tensor, uint32_t row, 
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
-// Columns col to col + 7 of a row into x, where the lane has any; group sums for block formats. Every lane of the warp
-// calls it; eight columns a lane, one after another.
-template <class R>
-__device__ __forceinline__ void put_x(unsigned char* x, float* sums32, float* sums16, uint32_t col, bool here,
-                                      const Eight& e) {
-  const uint32_t w[4] = {pack_half2(e.x[0], e.x[1]), pack_half2(e.x[2], e.x[3]), pack_half2(e.x[4], e.x[5]),
-                         pack_half2(e.x[6], e.x[7])};
-  if constexpr (R::kPlain) {
-    if (here) *reinterpret_cast<uint4*>(x + col * 2) = make_uint4(w[0], w[1], w[2], w[3]);
-  } else {
-    float sum = 0;
+// What a group of 32 columns makes of x as integers, for four lanes with eight of its columns each. A group with an
+// infinity or NaN makes NaNs.
+constexpr float kMostInteger = 32512.f; // 127 * 256: both bytes keep a sign
+__device__ __forceinline__ void put_integers(unsigned char* bytes, float2* groups, uint32_t col, bool here,
+                                             const Eight& e) {
+  float most = 0, sum = 0;
 #pragma unroll
-    for (uint32_t t = 0; t < 4; ++t) {
-      const float2 f = __half22float2(half2_of(w[t]));
-      sum += f.x + f.y;
-    }
-    if (here) {
-      unsigned char* block = x + col / 32 * 64 + col % 32 / 8 * 4; // pair col / 8 of the block, of each lane t
+  for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(e.x[i])), sum += e.x[i];
 #pragma unroll
-      for (uint32_t t = 0; t < 4; ++t) *reinterpret_cast<uint32_t*>(block + t * 16) = w[t];
-    }
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    if (here && col % 16 == 0) sums16[col / 16] = sum;
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
-    if (here && col % 32 == 0) sums32[col / 32] = sum;
+  for (int mask = 1; mask < 4; mask *= 2) {
+    most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, mask));
+    sum += __shfl_xor_sync(kAllLanes, sum, mask);
   }
+  const float each = most * (1.f / kMostInteger), inverse = each > 1e-35f ? reciprocal_fast(each) : 0.f;
+  const uint32_t eighth = col % 32 / 8;
+  uint32_t mine[4], theirs[4]; // of columns 2t and 2t + 1 of the eight, in bytes 0 and 2: the one kept, the one given
+#pragma unroll
+  for (uint32_t t = 0; t < 4; ++t) {
+    // The integer is what is left of 1.5 * 2^23 + X below bit 22; to convert it would take longer.
+    const uint32_t first = __float_as_uint(fmaf(e.x[2 * t], inverse, 12582912.f));
+    const uint32_t second = __float_as_uint(fmaf(e.x[2 * t + 1], inverse, 12582912.f));
+    // Lower bytes have a sign of their own, so the upper ones are rounded to the nearest.
+    const uint32_t lower = __byte_perm(first, second, 0x0400) & 0x00ff00ffu;
+    const uint32_t upper = __byte_perm(first + 128, second + 128, 0x0501) & 0x00ff00ffu;
+    mine[t] = eighth < 2 ? upper : lower, theirs[t] = eighth < 2 ? lower : upper;
+  }
+#pragma unroll
+  for (uint32_t t = 0; t < 4; ++t) {
+    const uint32_t got = __shfl_xor_sync(kAllLanes, theirs[t], 2); // of 16 columns before or behind
+    const uint32_t word = eighth < 2 ? mine[t] | got << 8 : got | mine[t] << 8;
+    if (here) *reinterpret_cast<uint32_t*>(bytes + col / 32 * 64 + eighth / 2 * 32 + t * 8 + eighth % 2 * 4) = word;
+  }
+  if (here && eighth == 0) groups[col / 32] = make_float2(each * (1.f / 16) + (sum - sum), sum);
+}
+
+// Columns col to col + 7 of a row into x, where the lane has any; for block formats what is known of groups too. Every
+// lane of the warp calls it; eight columns a lane, one after another. cols: of the whole row.
+template <class R>
+__device__ __forceinline__ void put_x(unsigned char* x, float* sums, uint32_t cols, uint32_t col, bool here,
+                                      const Eight& e) {
+  if constexpr (R::kHalves) {
+    const uint32_t w[4] = {pack_half2(e.x[0], e.x[1]), pack_half2(e.x[2], e.x[3]), pack_half2(e.x[4], e.x[5]),
+                           pack_half2(e.x[6], e.x[7])};
+    if constexpr (R::kPlain) {
+      if (here) *reinterpret_cast<uint4*>(x + col * 2) = make_uint4(w[0], w[1], w[2], w[3]);
+    } else {
+      float sum = 0;
+#pragma unroll
+      for (uint32_t t = 0; t < 4; ++t) {
+        const float2 f = __half22float2(half2_of(w[t]));
+        sum += f.x + f.y;
+      }
+      if (here) {
+        unsigned char* block = x + col / 32 * 64 + col % 32 / 8 * 4; // pair col / 8 of the block, of each lane t
+#pragma unroll
+        for (uint32_t t = 0; t < 4; ++t) *reinterpret_cast<uint32_t*>(block + t * 16) = w[t];
+      }
+      float *const sums32 = sums, *const sums16 = sums + x_sums_of_32(cols);
+      sum += __shfl_xor_sync(kAllLanes, sum, 1);
+      if (here && col % 16 == 0) sums16[col / 16] = sum;
+      sum += __shfl_xor_sync(kAllLanes, sum, 2);
+      if (here && col % 32 == 0) sums32[col / 32] = sum;
+      x += x_pitch(cols), sums += 3 * x_sums_of_32(cols);
+    }
+  }
+  if constexpr (R::kIntegers) put_integers(x, reinterpret_cast<float2*>(sums), col, here, e);
 }
 
 // The warp's slice of the phase's input into shared memory, padded with zeros to whole units; the whole input where
-// warps share slices. made_here: it is handed over within this launch, in the set at `handed`. kept: [rows][cols]
-// the sum of the norm, each element the same thread's in every phase. scratch: [2][warps].
+// warps share slices. handed: the set in which it is handed over within this launch, null where it isn't. kept:
+// [rows][cols] the sum of the norm, each element the same thread's in every phase. scratch: [2][warps].
 template <class R>
-__device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& share, bool made_here,
-                                       const std::byte* handed, uint32_t rows, unsigned char* x, float* sums32,
-                                       float* kept, float* scratch) {
+__device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& share, const std::byte* handed,
+                                       uint32_t rows, unsigned char* x, float* sums, float* kept, float* scratch) {
+  const bool made_here = handed != nullptr;
   const uint32_t cols = phase.linear.parts[0].weight.cols, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t first = share.begin * R::kColumns, end = share.group == 0 ? share.end * R::kColumns : first;
-  float* sums16 = sums32 + x_sums_of_32(cols);
   const auto* input = reinterpret_cast<const __half*>(handed + size_t{phase.takes} * rows);
   const auto handed_at = [&](uint32_t row, uint32_t col) { return input + size_t{row} * phase.in_width + col; };
   uint32_t turn = 0;
@@ -145,7 +200,7 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& 
         for (uint32_t i = 0; i < kPieces; ++i) {
           const uint32_t col = piece + i * 256;
           if (col - lane * 8 >= end) break; // the whole warp
-          put_x<R>(to, sums32, sums16, col, col < end,
+          put_x<R>(to, sums, cols, col, col < end,
                    col >= min(cols, end) ? Eight{}
                    : made_here           ? eight_of(got[i])
                                          : load_eight(in, row, col));
@@ -198,7 +253,7 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& 
     if (here)
 #pragma unroll
       for (int j = 0; j < 8; ++j) e.x[j] = fmaf((e.x[j] - mean) * inverse, factor.x[j] + offset, bias.x[j]);
-    put_x<R>(to, sums32, sums16, col, col < end, e);
+    put_x<R>(to, sums, cols, col, col < end, e);
   }
   if (share.groups > 1)
     __syncthreads();

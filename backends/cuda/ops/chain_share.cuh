@@ -19,11 +19,21 @@ struct ChainFrame {
   __device__ __forceinline__ const ChainPhase& operator[](uint32_t phase) const {
     return *reinterpret_cast<const ChainPhase*>(phases[phase]);
   }
-  // The whole block; what comes next needs a barrier.
-  __device__ __forceinline__ void fill(const ChainArgs& a) {
+  // By the whole block; what comes next needs a barrier. meanwhile(): done while the phases are on their way.
+  template <class Meanwhile> __device__ __forceinline__ void fill(const ChainArgs& a, const Meanwhile& meanwhile) {
     static_assert(sizeof(ChainPhase) % 4 == 0);
-    for (uint32_t i = threadIdx.x; i < a.shape.num_phases * sizeof(ChainPhase) / 4; i += kChainThreads)
-      reinterpret_cast<uint32_t*>(phases)[i] = reinterpret_cast<const uint32_t*>(a.phases)[i];
+    constexpr uint32_t kWords = sizeof phases / 4, kEach = (kWords + kChainThreads - 1) / kChainThreads;
+    const uint32_t words = a.shape.num_phases * (sizeof(ChainPhase) / 4);
+    uint32_t got[kEach] = {};
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i)
+      if (const uint32_t at = threadIdx.x + i * kChainThreads; at < words)
+        got[i] = __ldg(reinterpret_cast<const uint32_t*>(a.phases) + at);
+    meanwhile();
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i)
+      if (const uint32_t at = threadIdx.x + i * kChainThreads; at < words)
+        reinterpret_cast<uint32_t*>(phases)[at] = got[i];
   }
 };
 
@@ -47,7 +57,15 @@ template <uint32_t kFirst, uint32_t kSecond> struct Ring {
   static constexpr uint32_t kAlign = kPlain ? 1024 : 128;     // tensor maps swizzle by the address, with this period
   static constexpr uint32_t kWidth = kPlain ? kChainRows : 1; // rows of activations at most
   static constexpr uint32_t kSubs = kPlain ? 1 : 2;           // tiles of 16 rows that glu takes together
-  static constexpr bool kPairs = [] {                         // of units, which share a scale: K has whole ones
+  static constexpr bool kIntegers = [] {                      // x as integers, for either
+    if constexpr (kPlain) return false;
+    if constexpr (!kPlain) return BlockStream<kFirst>::kIntegers || BlockStream<kSecond>::kIntegers;
+  }();
+  static constexpr bool kHalves = [] { // x as fp16, for either
+    if constexpr (kPlain) return true;
+    if constexpr (!kPlain) return !BlockStream<kFirst>::kIntegers || !BlockStream<kSecond>::kIntegers;
+  }();
+  static constexpr bool kPairs = [] { // of units, which share a scale: K has whole ones
     if constexpr (kPlain) return false;
     if constexpr (!kPlain)
       return BlockStream<kFirst>::kPlanes.super_bytes + BlockStream<kSecond>::kPlanes.super_bytes != 0;
@@ -88,9 +106,9 @@ template <class R> struct Share {
   uint32_t groups, slices, group, slice; // the latter two of the warp
   uint32_t begin, end;                   // units of K; none for a warp too many
 
-  __device__ __forceinline__ explicit Share(const ChainPhase& phase) {
+  __device__ __forceinline__ Share(const ChainPhase& phase, uint32_t warp) {
     static_assert(kChainWarps == 16);
-    const uint32_t warp = threadIdx.x / 32, units = phase.units, slices_shift = 4 - phase.group_shift;
+    const uint32_t units = phase.units, slices_shift = 4 - phase.group_shift;
     first = blockIdx.x * phase.items_each + min(blockIdx.x, phase.items_more);
     last = first + phase.items_each + (blockIdx.x < phase.items_more ? 1 : 0);
     tiles = R::kPlain && !phase.linear.glu ? (last - first + 1) / 2 : last - first;
@@ -111,12 +129,14 @@ template <uint32_t kFirst, uint32_t kSecond> struct Cursor {
   uint32_t phase, last, tile, tiles, step, round_begin, round_end, per_round, sub, unit, begin, end;
   uint32_t left;          // tiles of the warp behind this one that lie as far behind in memory
   uint32_t first, behind; // items of the block
+  uint32_t warp;
   bool glu;
   PlainPlace plain;
   TilePlanes planes;
 
-  __device__ __forceinline__ void start(const ChainFrame& phases, uint32_t rows, uint32_t first, uint32_t last_phase) {
-    phase = first, last = last_phase;
+  __device__ __forceinline__ void start(const ChainFrame& phases, uint32_t rows, uint32_t first, uint32_t last_phase,
+                                        uint32_t of_warp) {
+    phase = first, last = last_phase, warp = of_warp;
     enter(phases, rows);
   }
   __device__ __forceinline__ bool done() const { return phase >= last; }
@@ -124,7 +144,7 @@ template <uint32_t kFirst, uint32_t kSecond> struct Cursor {
   __device__ __forceinline__ void enter(const ChainFrame& phases, uint32_t rows) {
     for (; phase < last; ++phase) {
       const LinearArgs& linear = phases[phase].linear;
-      const Share<R> share(phases[phase]);
+      const Share<R> share(phases[phase], warp);
       first = share.first, behind = share.last;
       begin = share.begin, end = share.end, tiles = share.tiles, step = share.groups;
       tile = share.group, sub = 0, unit = begin, glu = linear.glu;
@@ -152,7 +172,10 @@ template <uint32_t kFirst, uint32_t kSecond> struct Cursor {
       const PartItem at(from, glu ? 0 : first + tile);
       const Weight& w = from.linear.parts[glu ? sub : at.part].weight;
       const uint32_t of_part = glu ? first + tile : at.item;
-      planes.place(w, of_part);
+      if (kFirst == kSecond || w.format == kFirst)
+        planes.template place<kFirst>(w, of_part);
+      else
+        planes.template place<kSecond>(w, of_part);
       left = (w.tiles - 1 - of_part) >> (__ffs(static_cast<int>(step)) - 1);
     }
   }

@@ -163,6 +163,20 @@ __device__ __forceinline__ void matrix_multiply<__nv_bfloat16>(float (&c)[4], co
 #endif
 }
 
+// c += a b, 16 x 8 x 32, a bytes without a sign, b bytes with one; a's word i has row g or (i odd) g + 8, columns 4t to
+// 4t + 3, and 16 further (i >= 2); b's those rows of column g. From compute capability 8.0 on.
+__device__ __forceinline__ void matrix_multiply_bytes(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#ifdef QUIRE_CUDA_EMULATED
+  emulator::mma_16832(c, a, b);
+#elif QUIRE_SM >= 800
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  (void)c, (void)a, (void)b;
+#endif
+}
+
 // ---- Arithmetic ----
 
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -171,6 +185,17 @@ __device__ __forceinline__ float exp2_fast(float x) {
 #else
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+// Off by a unit in the last place; 0 for what is larger than 2^126.
+__device__ __forceinline__ float reciprocal_fast(float x) {
+#ifdef QUIRE_CUDA_EMULATED
+  return 1.f / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 #endif
 }
@@ -268,6 +293,13 @@ __device__ __forceinline__ uint32_t load_stream4(const void* p) {
   uint32_t v;
   asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
   return v;
+#endif
+}
+
+// Asks for the 128 bytes around p to be brought to the L2.
+__device__ __forceinline__ void prefetch_l2([[maybe_unused]] const void* p) {
+#ifndef QUIRE_CUDA_EMULATED
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 #endif
 }
 

@@ -9,6 +9,14 @@
 
 namespace quire::cuda::hopper {
 
+// True in one lane of a whole warp, always the same. What stands behind it is known to be one thread's, so that its
+// operands go to uniform registers at once instead of in a loop over the lanes.
+__device__ __forceinline__ bool elected() {
+  uint32_t is = 0;
+  asm volatile("{\n\t.reg .pred one;\n\telect.sync _|one, 0xffffffff;\n\tselp.u32 %0, 1, 0, one;\n\t}" : "=r"(is));
+  return is != 0;
+}
+
 __device__ __forceinline__ void barrier_init(uint64_t* b, uint32_t count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
 }

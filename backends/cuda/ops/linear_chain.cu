@@ -25,19 +25,53 @@ namespace {
 
 [[maybe_unused]] constexpr uint32_t kWarps = kChainWarps, kThreads = kChainThreads;
 
-// The finished sums of `count` tiles from `tile` on, of the slices upwards. to: where what is handed over goes; null
-// for the chain's last output.
+// Nobody waits for it before it is used; of what the compiler loads for all lanes at once it makes uniform registers,
+// and would wait at once.
+[[maybe_unused]] __device__ __forceinline__ ChainRecord read_record(const ChainRecord* at) {
+#ifdef QUIRE_CUDA_EMULATED
+  return *at;
+#else
+  ChainRecord record;
+  asm volatile("ld.global.cg.v2.u32 {%0, %1}, [%2];" : "=r"(record.launches), "=r"(record.handed_bytes) : "l"(at));
+  return record;
+#endif
+}
+
+// Once all warps have left their sums, the finished sums of `count` tiles from `tile` on, of the slices upwards. to:
+// where what is handed over goes; null for the chain's last output.
 template <class R>
 __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Share<R>& share, uint32_t tile,
                                              uint32_t count, uint32_t rows, __half* to, const float* partial) {
   const LinearArgs& a = phase.linear;
   const uint32_t pitch = sums_pitch(rows), of_slice = 16 * pitch, of_slot = share.slices * of_slice + 16;
   const uint32_t width = a.glu && R::kPlain ? 8 : 16, lane = threadIdx.x % 32, outputs = count * width * rows;
-  for (uint32_t i = threadIdx.x; i - lane < outputs; i += kThreads) { // whole warps
-    const uint32_t in_tile = i % width, of_tile = width == 8 ? i / 8 : i / 16;
-    const uint32_t row = rows == 1 ? 0 : of_tile % rows, at = rows == 1 ? of_tile : of_tile / rows;
+  struct Output {
+    bool valid;
+    uint32_t row, slot, in_tile; // of the sums
+    uint32_t part, n, col;
+  };
+  const auto output_of = [&](uint32_t i) {
+    Output o;
+    o.in_tile = i % width;
+    const uint32_t of_tile = width == 8 ? i / 8 : i / 16, at = rows == 1 ? of_tile : of_tile / rows;
+    o.row = rows == 1 ? 0 : of_tile % rows;
+    o.slot = R::kPlain || !a.glu ? at : 2 * at;
+    const uint32_t item = share.item(a, tile + at) + (R::kPlain && !a.glu ? o.in_tile / 8 : 0);
+    const bool inside = i < outputs && item < share.last;
+    o.part = 0, o.n = item * width + o.in_tile;
+    if (!a.glu) {
+      const PartItem place(phase, inside ? item : 0);
+      o.part = place.part, o.n = R::kPlain ? place.item * 8 + o.in_tile % 8 : place.item * 16 + o.in_tile;
+    }
+    o.valid = inside && o.n < a.parts[o.part].weight.rows;
+    o.col = a.parts[o.part].first_col + o.n;
+    return o;
+  };
+  Output o = output_of(threadIdx.x); // known before the last warp is done
+  __syncthreads();
+  for (uint32_t i = threadIdx.x; i - lane < outputs; o = output_of(i += kThreads)) { // whole warps
     const auto total = [&](uint32_t slot, uint32_t row_of_w) {
-      const float* from = partial + slot * of_slot + row_of_w * pitch + row;
+      const float* from = partial + slot * of_slot + row_of_w * pitch + o.row;
       float of[kWarps], sum = 0;
 #pragma unroll
       for (uint32_t s = 0; s < kWarps; ++s) of[s] = s < share.slices ? from[s * of_slice] : 0.f;
@@ -45,32 +79,22 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
       for (uint32_t s = 0; s < kWarps; ++s) sum += of[s];
       return sum;
     };
-    const bool inside = i < outputs;
-    const uint32_t item = share.item(a, tile + at) + (R::kPlain && !a.glu ? in_tile / 8 : 0);
-    uint32_t part_index = 0, n = item * width + in_tile;
-    if (!a.glu) {
-      const PartItem place(phase, inside && item < share.last ? item : 0);
-      part_index = place.part, n = R::kPlain ? place.item * 8 + in_tile % 8 : place.item * 16 + in_tile;
-    }
-    const LinearPart& part = a.parts[part_index];
-    const bool valid = inside && item < share.last && n < part.weight.rows;
     float value = 0;
-    if (valid) {
-      const uint32_t slot = R::kPlain || !a.glu ? at : 2 * at;
-      const float sum = total(slot, in_tile);
+    if (o.valid) {
+      const LinearPart& part = a.parts[o.part];
+      const float sum = total(o.slot, o.in_tile);
       if (!a.glu) {
-        value = finish(a, part, n, sum);
+        value = finish(a, part, o.n, sum);
       } else {
-        const float up = R::kPlain ? total(slot, 8 + in_tile) : total(slot + 1, in_tile);
-        value = gated(a, finish(a, part, n, sum), finish(a, a.parts[1], n, up));
+        const float up = R::kPlain ? total(o.slot, 8 + o.in_tile) : total(o.slot + 1, o.in_tile);
+        value = gated(a, finish(a, part, o.n, sum), finish(a, a.parts[1], o.n, up));
       }
     }
-    const uint32_t col = part.first_col + n;
     if (to != nullptr) {
       const float next = __shfl_xor_sync(kAllLanes, value, 1);
-      if (valid && lane % 2 == 0) hand_over(to + size_t{row} * phase.out_width + col, pack_half2(value, next));
-    } else if (valid) {
-      put(a, row, col, value);
+      if (o.valid && lane % 2 == 0) hand_over(to + size_t{o.row} * phase.out_width + o.col, pack_half2(value, next));
+    } else if (o.valid) {
+      put(a, o.row, o.col, value);
     }
   }
 }
@@ -84,12 +108,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   using R = Ring<kFirst, kSecond>;
   unsigned char* shared = dynamic_shared();
   shared += (R::kAlign - reinterpret_cast<uintptr_t>(shared) % R::kAlign) % R::kAlign;
-  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  // The same in all lanes, and known to be: what is made of it needs no registers of the lanes'.
+  const uint32_t warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   unsigned char* ring = shared + warp * (R::kStages * R::kStageBytes);
   auto* partial = reinterpret_cast<float*>(shared + R::kBytes); // [kSumsFloats]
   unsigned char* x = shared + R::kBytes + kSumsFloats * 4;
-  auto* sums32 = reinterpret_cast<float*>(x + x_bytes);
-  float* kept = sums32 + kept_at;
+  auto* sums = reinterpret_cast<float*>(x + x_bytes);
+  float* kept = sums + kept_at;
 #ifdef QUIRE_CUDA_EMULATED
   // A launch a phase: what a block keeps must outlive it.
   static thread_local float memory[8][kChainRows * kChainNormDim];
@@ -100,17 +125,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ uint64_t barriers[kWarps][R::kStages];
   __shared__ ChainFrame phases;
   uint64_t* full = barriers[warp];
-  phases.fill(a);
+  phases.fill(a, [&] {
 #ifdef QUIRE_CHAIN_BULK
-  if (lane == 0) {
-    for (uint32_t slot = 0; slot < R::kStages; ++slot) hopper::barrier_init(full + slot, R::kArrivals);
-    hopper::fence_async_proxy();
-  }
+    if (hopper::elected()) {
+      for (uint32_t slot = 0; slot < R::kStages; ++slot) hopper::barrier_init(full + slot, R::kArrivals);
+      hopper::fence_async_proxy();
+    }
 #endif
+  });
   __syncthreads();
 
   Cursor<kFirst, kSecond> ahead;
-  ahead.start(phases, rows, first_phase, last_phase);
+  ahead.start(phases, rows, first_phase, last_phase, warp);
   const auto issue = [&](uint32_t slot) {
     if (!ahead.done()) {
       ahead.issue(a.maps, phases, ring + slot * R::kStageBytes, full + slot, lane);
@@ -120,22 +146,26 @@ __global__ void __launch_bounds__(kThreads, 1)
     copy_async_commit();
 #endif
   };
+#pragma unroll(R::kPlain ? R::kStages : 1) // instructions are cold here, and those of blocks many
   for (uint32_t slot = 0; slot < R::kStages; ++slot) issue(slot);
   let_next_kernel_begin();
   wait_for_previous_kernels();
-  const ChainRecord record = {__ldcg(&a.records[blockIdx.x].launches), __ldcg(&a.records[blockIdx.x].handed_bytes)};
-  std::byte* const handed = a.handed + record.launches % 2 * a.set_bytes;
+  const ChainRecord record = read_record(a.records + blockIdx.x);
+  const auto handed = [&] { return a.handed + not_kept(record.launches) % 2 * a.set_bytes; };
 
   uint32_t slot = 0, parity = 0;
   for (uint32_t p = first_phase; p < last_phase; ++p) {
     const ChainPhase& phase = phases[p];
+    const Share<R> share(phase, warp);
     const LinearArgs& linear = phase.linear;
     const uint32_t cols = linear.parts[0].weight.cols, pitch = x_pitch(cols);
-    const Share<R> share(phase);
+    if (p + 1 == last_phase && blockIdx.x + 1 == gridDim.x) // a token's weights have displaced them from the L2
+      for (uint32_t at = threadIdx.x * 128; at < a.num_next * sizeof(ChainPhase); at += kThreads * 128)
+        prefetch_l2(reinterpret_cast<const std::byte*>(a.next) + at);
     if (share.first == share.last) continue; // where a sum is kept every block has an item, block 0 always
-    fill_x<R>(phase, share, p != 0, handed, rows, x, sums32, kept, scratch);
+    fill_x<R>(phase, share, p == 0 ? nullptr : handed(), rows, x, sums, kept, scratch);
     const uint32_t subs = linear.glu ? R::kSubs : 1, per_round = tiles_of_round<R>(linear, rows);
-    const uint32_t sums = sums_pitch(rows), of_slice = 16 * sums, of_slot = share.slices * of_slice + 16;
+    const uint32_t of_row = sums_pitch(rows), of_slice = 16 * of_row, of_slot = share.slices * of_slice + 16;
     for (uint32_t round = 0; round < share.tiles; round += per_round) {
       const uint32_t count = min(per_round, share.tiles - round);
       for (uint32_t sub = share.begin < share.end ? 0 : subs; sub < subs; ++sub)
@@ -155,12 +185,13 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
             const unsigned char* from = ring + slot * R::kStageBytes;
             const uint32_t units = min(share.end - unit, R::kSpan);
+            [[maybe_unused]] const auto input = [&] { return block_input<R>(x, sums, not_kept(cols)); };
             if constexpr (R::kPlain)
               PlainStream::consume(from, x, pitch, rows, unit, units, lane, c);
             else if (kFirst == kSecond || format == kFirst)
-              BlockStream<kFirst>::consume(from, x, sums32, sums32 + x_sums_of_32(cols), unit, units, lane, c);
+              BlockStream<kFirst>::consume(from, input(), unit, units, lane, c);
             else
-              BlockStream<kSecond>::consume(from, x, sums32, sums32 + x_sums_of_32(cols), unit, units, lane, c);
+              BlockStream<kSecond>::consume(from, input(), unit, units, lane, c);
             __syncwarp(); // before the stage is written again
             issue(slot);
             if (++slot == R::kStages) slot = 0, parity ^= 1;
@@ -171,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
             for (uint32_t i = 0; i < 4; ++i) {
               const uint32_t row = 2 * t + i % 2;
-              if (row < rows) to[(PlainStream::row_of(g) + 8 * (i / 2)) * sums + row] = c[i];
+              if (row < rows) to[(PlainStream::row_of(g) + 8 * (i / 2)) * of_row + row] = c[i];
             }
           } else { // rows g and g + 8, each over four lanes of which the odd ones add up the latter
             const bool odd = t % 2 != 0;
@@ -185,9 +216,8 @@ __global__ void __launch_bounds__(kThreads, 1)
           for (uint32_t i = lane; i < subs * of_slice; i += 32)
             partial[(tile * subs + i / of_slice) * of_slot + share.slice * of_slice + i % of_slice] = 0;
       }
-      __syncthreads();
       finish_round<R>(phase, share, round, count, rows,
-                      p + 1 < a.shape.num_phases ? reinterpret_cast<__half*>(handed + size_t{phase.gives} * rows)
+                      p + 1 < a.shape.num_phases ? reinterpret_cast<__half*>(handed() + size_t{phase.gives} * rows)
                                                  : nullptr,
                       partial);
       __syncthreads(); // before the sums' places are written again
@@ -217,13 +247,15 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-uint32_t x_bytes_of(uint32_t rows, const ChainShape& shape) { return rows * x_pitch(shape.most_cols); }
+template <class R> uint32_t x_bytes_of(uint32_t rows, const ChainShape& shape) {
+  return rows * x_row_bytes<R>(shape.most_cols);
+}
 
-template <class R> uint32_t kept_at(uint32_t cols) { return R::kPlain ? 0 : x_sums(cols); }
+template <class R> uint32_t kept_at(uint32_t cols) { return R::kPlain ? 0 : x_sums<R>(cols); }
 
 template <class R> uint64_t shared_bytes_of(uint32_t rows, const ChainShape& shape) {
-  return R::kAlign + uint64_t{R::kBytes} + 4 * kSumsFloats + x_bytes_of(rows, shape) + 4 * kept_at<R>(shape.most_cols) +
-         4 * rows * shape.kept_dim;
+  return R::kAlign + uint64_t{R::kBytes} + 4 * kSumsFloats + x_bytes_of<R>(rows, shape) +
+         4 * kept_at<R>(shape.most_cols) + 4 * rows * shape.kept_dim;
 }
 
 constexpr uint64_t kStaticBytes = sizeof(ChainFrame) + 1024; // of shared memory, at most
@@ -236,10 +268,10 @@ void run(const Queue& queue, uint32_t blocks, uint32_t rows, const ChainArgs& a)
 #ifdef QUIRE_CUDA_EMULATED
   for (uint32_t p = 0; p < a.shape.num_phases; ++p)
     launch("linear_chain", linear_chain_kernel<kFirst, kSecond>, blocks, kThreads, shared, queue, rows, p, p + 1,
-           x_bytes_of(rows, a.shape), kept, a);
+           x_bytes_of<R>(rows, a.shape), kept, a);
 #else
   launch("linear_chain", linear_chain_kernel<kFirst, kSecond>, blocks, kThreads, shared, queue, rows, 0,
-         a.shape.num_phases, x_bytes_of(rows, a.shape), kept, a);
+         a.shape.num_phases, x_bytes_of<R>(rows, a.shape), kept, a);
 #endif
 }
 

@@ -58,7 +58,9 @@ struct ChainRecord {
 
 struct ChainArgs {
   const ChainPhase* phases = nullptr; // [num_phases] on the device
-  const ChainMap* maps = nullptr;     // on the device
+  const ChainPhase* next = nullptr;   // those of the chain that will be launched next, if any, which are brought near
+  uint32_t num_next = 0;
+  const ChainMap* maps = nullptr; // on the device
   ChainShape shape;
   ChainRecord* records = nullptr; // [blocks] on the device
   std::byte* handed = nullptr;    // [2][set_bytes] on the device: what phases hand over

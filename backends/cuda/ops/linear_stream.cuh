@@ -65,7 +65,7 @@ struct PlainPlace {
   __device__ __forceinline__ void issue(const ChainMap* maps, const ChainPhase& phase, uint32_t unit, unsigned char* to,
                                         [[maybe_unused]] uint64_t* full, uint32_t lane) const {
 #ifdef QUIRE_CHAIN_BULK
-    if (lane != 0) return;
+    if (!hopper::elected()) return;
     const auto* map = reinterpret_cast<const CUtensorMap*>(maps + phase.map);
     hopper::barrier_expect(full, halves * PlainStream::kHalfBytes);
 #pragma unroll
@@ -94,17 +94,15 @@ struct TilePlanes {
   const std::byte *scales, *super;
   uint32_t units, format;
 
-  __device__ __forceinline__ void place(const Weight& w, uint32_t tile) {
-    const size_t unit = size_t{tile} * w.units;
-    const BlockFormat planes = block_format(w.format);
-    const bool upper = w.q2 != nullptr && w.q4 != nullptr;
-    first = w.q4 != nullptr   ? w.q4 + unit * planes.q4_bytes
-            : w.q8 != nullptr ? w.q8 + unit * planes.q8_bytes
-                              : w.q2 + unit * planes.q2_bytes;
-    second = upper ? w.q2 + unit * planes.q2_bytes : w.q1 + (w.q1 != nullptr ? unit * planes.q1_bytes : 0);
-    scales = w.scales + unit * planes.scale_bytes;
-    super = w.super + (w.super != nullptr ? size_t{tile} * (w.units / 2) * planes.super_bytes : 0);
+  // A weight of kFormat. (By the weight's own format it would be a jump through a table in constant memory, which is
+  // cold wherever a phase begins.)
+  template <uint32_t kFormat> __device__ __forceinline__ void place(const Weight& w, uint32_t tile) {
+    constexpr BlockFormat kPlanes = block_format(kFormat);
+    first = kPlanes.q4_bytes != 0 ? w.q4 : kPlanes.q8_bytes != 0 ? w.q8 : w.q2;
+    second = kPlanes.q4_bytes != 0 && kPlanes.q2_bytes != 0 ? w.q2 : w.q1;
+    scales = w.scales, super = w.super;
     units = w.units, format = w.format;
+    advance<kFormat>(tile);
   }
   // So many tiles further within the same weight.
   template <uint32_t kFormat> __device__ __forceinline__ void advance(uint32_t tiles) {
@@ -119,6 +117,14 @@ struct TilePlanes {
     scales += size_t{further} * kPlanes.scale_bytes;
     if constexpr (kPlanes.super_bytes != 0) super += size_t{further / 2} * kPlanes.super_bytes;
   }
+};
+
+// The row of activations of block formats in shared memory, as their streams read it.
+struct BlockInput {
+  const unsigned char* halves = nullptr;            // fp16, see above
+  const float *sums32 = nullptr, *sums16 = nullptr; // of x, of each 32 and of each 16 columns
+  const unsigned char* bytes = nullptr;             // as 16-bit integers, 256 bytes a unit, see consume_integers
+  const float2* groups = nullptr;                   // of each 32: what an integer stands for, over 16; the sum of x
 };
 
 // Block formats, one row of activations. The eight columns of the B operand are eight groups of columns that share a
@@ -158,7 +164,7 @@ template <uint32_t kFormat> struct BlockStream {
       copy_small(to + kAtSuper, p.super + unit / 2 * kPlanes.super_bytes, kPlanes.super_bytes);
 #ifdef QUIRE_CHAIN_BULK
     hopper::barrier_arrive_copied(full);
-    if (lane != 0) return;
+    if (!hopper::elected()) return;
     constexpr uint32_t kLargeBytes = kPlanes.q4_bytes + kPlanes.q8_bytes + kPlanes.q2_bytes; // of a unit
     hopper::barrier_expect(full, count * kLargeBytes);
     large([&](unsigned char* at, const std::byte* from, uint32_t bytes) { hopper::copy_bulk(at, from, bytes, full); });
@@ -220,15 +226,19 @@ template <uint32_t kFormat> struct BlockStream {
     return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | index)) - 8388608.f;
   }
 
+  // Nibbles alone: their products are of integers.
+  static constexpr bool kIntegers = kQ4 && !kQ2 && !kQ1;
+
   // Adds to sums[0], [1] (rows g and g + 8) the lane's share of the sums over all groups.
-  static __device__ __forceinline__ void consume(const unsigned char* from, const unsigned char* x, const float* sums32,
-                                                 const float* sums16, uint32_t unit, uint32_t count, uint32_t lane,
-                                                 float (&sums)[4]) {
+  static __device__ __forceinline__ void consume(const unsigned char* from, const BlockInput& x, uint32_t unit,
+                                                 uint32_t count, uint32_t lane, float (&sums)[4]) {
     const auto go = [&](auto units) {
-      if constexpr (kQ4 && QUIRE_SM >= 900) // elsewhere registers don't suffice
-        consume_nibbles<units>(from, x, kSixteen ? sums16 : sums32, unit, lane, sums);
+      if constexpr (kIntegers)
+        consume_integers<units>(from, x, unit, lane, sums);
+      else if constexpr (kQ4 && QUIRE_SM >= 900) // elsewhere registers don't suffice
+        consume_nibbles<units>(from, x.halves, kSixteen ? x.sums16 : x.sums32, unit, lane, sums);
       else
-        consume_groups<units>(from, x, sums32, sums16, unit, lane, sums);
+        consume_groups<units>(from, x.halves, x.sums32, x.sums16, unit, lane, sums);
     };
     if (count == 2)
       go(std::integral_constant<uint32_t, 2>{});
@@ -240,10 +250,71 @@ template <uint32_t kFormat> struct BlockStream {
   static constexpr float kUp = 16777216.f;                                                        // 2^24
   static constexpr uint32_t kTwoScales = kPlanes.super_bytes != 0 ? 2 : kPlanes.scale_bytes / 32; // bytes of them
 
-  // Formats with nibbles. A word of q has pairs 0 and 1 in its bytes 0 and 2, pairs 2 and 3 in the others: q + 16 q' in
-  // each byte. A product takes the two pairs of a step of 16 columns at once: first whole, times -x of q, then without
-  // q, times x of either: an operation on bits for two weights. Of four groups of columns, column j of B is q's of
-  // group j, column 4 + j is q''s; so the sums are -sum q x in column j and 16 sum q' x' in column 4 + j. Where each
+  // Formats of nibbles alone. x is X times what its group of 32 columns says, X = 256 h + l an integer of 16 bits. Of
+  // the eight columns of B, 2j has h and 2j + 1 has l of group j's x, and nothing of the other groups'; so one sum of
+  // integers collects each group's apart, exactly. A product takes half the columns of two groups at once: the lower
+  // nibbles of their words as they lie, or the upper ones, which count sixteenfold. In x's bytes a unit has
+  // [group][h, l][t] 8: for lane 4 g + t of columns 2t, 2t + 16, 2t + 1, 2t + 17 of a group, then of those 8 further.
+  template <uint32_t kCount>
+  static __device__ __forceinline__ void consume_integers(const unsigned char* from, const BlockInput& x, uint32_t unit,
+                                                          uint32_t lane, float (&sums)[4]) {
+    constexpr uint32_t kLower = 0x0f0f0f0fu, kUpper = 0xf0f0f0f0u;
+    if constexpr (kCount == 1) lane = not_kept(lane); // seldom
+    const uint32_t g = lane / 4, t = lane % 4;
+    const unsigned char* own = x.bytes + unit * 256 + lane * 8;
+    uint32_t keeps[4]; // whether the lane's column is of the group
+#pragma unroll
+    for (uint32_t j = 0; j < 4; ++j) keeps[j] = g / 2 == j ? 0xffffffffu : 0;
+    const float2* group = x.groups + unit * 4 + t;
+    [[maybe_unused]] float of_q[2] = {}, of_minimum[2] = {};
+#pragma unroll
+    for (uint32_t u = 0; u < kCount; ++u) {
+      const uint4 top = read16(from + u * kPlanes.q4_bytes + lane * 16);
+      const uint4 bottom = read16(from + u * kPlanes.q4_bytes + 512 + lane * 16);
+      const uint2 b = *reinterpret_cast<const uint2*>(own + u * 256);
+      int lower[4] = {}, upper[4] = {};
+#pragma unroll
+      for (uint32_t pair = 0; pair < 2; ++pair) { // of groups
+        const uint32_t words[4] = {pair == 0 ? top.x : top.z, pair == 0 ? bottom.x : bottom.z,
+                                   pair == 0 ? top.y : top.w, pair == 0 ? bottom.y : bottom.w};
+        const uint32_t first = keeps[2 * pair], second = keeps[2 * pair + 1];
+        matrix_multiply_bytes(lower, {words[0] & kLower, words[1] & kLower, words[2] & kLower, words[3] & kLower},
+                              {b.x & first, b.x & second});
+        matrix_multiply_bytes(upper, {words[0] & kUpper, words[1] & kUpper, words[2] & kUpper, words[3] & kUpper},
+                              {b.y & first, b.y & second});
+      }
+      const float2 of_x = group[u * 4];
+      const unsigned char* scales = from + kAtScales + u * kPlanes.scale_bytes;
+#pragma unroll
+      for (uint32_t h = 0; h < 2; ++h) {
+        const uint32_t row = 8 * h + g;
+        const int q = (lower[2 * h] * 16 + upper[2 * h]) * 256 + lower[2 * h + 1] * 16 + upper[2 * h + 1];
+        const float sum = static_cast<float>(q) * of_x.x;
+        if constexpr (kFormat == QUIRE_Q4_K) {
+          const unsigned char* of_row = scales + row * 8 + t;
+          of_q[h] = fmaf(static_cast<float>(of_row[0]), sum, of_q[h]);
+          of_minimum[h] = fmaf(static_cast<float>(of_row[4]), of_x.y, of_minimum[h]);
+        } else if constexpr (has_minimum(kFormat)) { // Q4_1
+          const float2 d = __half22float2(half2_of(read4(scales + row * 16 + t * 4)));
+          sums[h] = fmaf(d.x, sum, fmaf(d.y, of_x.y, sums[h]));
+        } else { // Q4_0
+          const float d = __half2float(*reinterpret_cast<const __half*>(scales + row * 8 + t * 2));
+          sums[h] = fmaf(d, fmaf(-static_cast<float>(offset_of(kFormat)), of_x.y, sum), sums[h]);
+        }
+      }
+    }
+    if constexpr (kPlanes.super_bytes != 0)
+#pragma unroll
+      for (uint32_t h = 0; h < 2; ++h) {
+        const float2 d = __half22float2(half2_of(read4(from + kAtSuper + (8 * h + g) * 4)));
+        sums[h] = fmaf(d.x, of_q[h], fmaf(-d.y, of_minimum[h], sums[h]));
+      }
+  }
+
+  // Other formats with nibbles. A word of q has pairs 0 and 1 in its bytes 0 and 2, pairs 2 and 3 in the others: q + 16
+  // q' in each byte. A product takes the two pairs of a step of 16 columns at once: first whole, times -x of q, then
+  // without q, times x of either: an operation on bits for two weights. Of four groups of columns, column j of B is q's
+  // of group j, column 4 + j is q''s; so the sums are -sum q x in column j and 16 sum q' x' in column 4 + j. Where each
   // group has sums of its own nothing is blanked: only the group's columns count.
   // Groups whose sums are apart: all four, where registers suffice.
   static constexpr int kApart = kQ2 ? 1 : kQ1 ? 2 : 4;

@@ -204,6 +204,22 @@ template <class Element> void mma_16816(float (&c)[4], const uint32_t (&a)[4], c
   }
 }
 
+// The same of mma.m16n8k32, bytes without a sign by bytes with one; exact.
+inline void mma_16832(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  uint64_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const auto& slots = exchange(block->warps[thread->warp], thread->lane, words, 6);
+  const uint32_t g = thread->lane / 4, t = thread->lane % 4;
+  for (uint32_t i = 0; i < 4; ++i) {
+    const uint32_t row = g + 8 * (i / 2), col = 2 * t + i % 2;
+    for (uint32_t k = 0; k < 32; ++k) {
+      const uint32_t of_word = k % 16 / 4, at = 8 * (k % 4);
+      const uint64_t from_a = slots[row % 8 * 4 + of_word][row / 8 + 2 * (k / 16)];
+      const uint64_t from_b = slots[col * 4 + of_word][4 + k / 16];
+      c[i] += static_cast<uint8_t>(from_a >> at) * static_cast<int8_t>(from_b >> at);
+    }
+  }
+}
+
 // ldmatrix.x4: row r of matrix i at the address that lane 8 i + r brings; lane l receives elements 2 (l % 4), +1 of row
 // l / 4 (transposed: of column l / 4).
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* address, bool transposed) {
