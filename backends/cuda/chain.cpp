@@ -255,7 +255,8 @@ class ChainMaker {
     std::vector<ChainMap> maps;
     std::vector<uint32_t> map_cols;
     for (const Placed& placed : placed_)
-      for (ChainPhase phase : placed.phases) {
+      for (size_t i = 0; i < placed.phases.size(); ++i) {
+        ChainPhase phase = placed.phases[i];
         const Weight& first = phase.linear.parts[0].weight;
         if (first.format == QUIRE_F16) {
           const auto found = std::find(map_cols.begin(), map_cols.end(), first.cols);
@@ -268,11 +269,11 @@ class ChainMaker {
           }
           phase.arena = c_.weights.arena.data();
           phase.arena_rows = static_cast<uint32_t>(c_.weights.arena.bytes() / (2 * first.stride));
-          for (uint32_t i = 0; i < phase.linear.num_parts; ++i)
-            phase.part_row[i] =
-                static_cast<uint32_t>((phase.linear.parts[i].weight.data - phase.arena) / (2 * first.stride));
+          for (uint32_t part = 0; part < phase.linear.num_parts; ++part)
+            phase.part_row[part] =
+                static_cast<uint32_t>((phase.linear.parts[part].weight.data - phase.arena) / (2 * first.stride));
         }
-        split_phase(phase, device_.multiprocessors);
+        split_phase(phase, device_.multiprocessors, i == 0 && !phase.normed); // attention's output is not normed
         phases.push_back(phase);
       }
     if (phases.empty()) return;

@@ -82,7 +82,7 @@ TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
     phases[p].arena = weight.data, phases[p].arena_rows = rows;
     phases[p].in_width = cols, phases[p].out_width = rows;
     if (p != 0) phases[p].takes = phases[p - 1].gives;
-    split_phase(phases[p], kBlocks);
+    split_phase(phases[p], kBlocks, p == 0);
     if (p + 1 < kPhases) phases[p].gives = row_bytes, row_bytes += 2 * rows;
   }
   phases.back().linear.out = {out.data(), widths[kPhases], 1, widths[kPhases], Type::f32};

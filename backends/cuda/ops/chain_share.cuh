@@ -109,8 +109,10 @@ template <class R> struct Share {
   __device__ __forceinline__ Share(const ChainPhase& phase, uint32_t warp) {
     static_assert(kChainWarps == 16);
     const uint32_t units = phase.units, slices_shift = 4 - phase.group_shift;
-    first = blockIdx.x * phase.items_each + min(blockIdx.x, phase.items_more);
-    last = first + phase.items_each + (blockIdx.x < phase.items_more ? 1 : 0);
+    const uint32_t late_from = phase.late_from, in_time = min(blockIdx.x, late_from);
+    first = in_time * phase.items_each + min(in_time, phase.items_more) + (blockIdx.x - in_time) * phase.items_late;
+    last = first +
+           (blockIdx.x >= late_from ? phase.items_late : phase.items_each + (blockIdx.x < phase.items_more ? 1 : 0));
     tiles = R::kPlain && !phase.linear.glu ? (last - first + 1) / 2 : last - first;
     groups = 1u << phase.group_shift, slices = 1u << slices_shift;
     group = warp >> slices_shift, slice = warp & (slices - 1);

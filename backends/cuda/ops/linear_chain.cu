@@ -323,9 +323,11 @@ uint32_t chain_items(const LinearArgs& a) {
   return a.parts[0].weight.format == QUIRE_F16 ? count_tiles<8>(a) : count_tiles<kTileRows>(a);
 }
 
-void split_phase(ChainPhase& phase, uint32_t blocks) {
-  const uint32_t items = chain_items(phase.linear);
-  phase.items_each = items / blocks, phase.items_more = items % blocks;
+void split_phase(ChainPhase& phase, uint32_t blocks, bool behind_attention) {
+  const uint32_t items = chain_items(phase.linear), late = behind_attention && items >= blocks ? blocks * 2 / 5 : 0;
+  phase.late_from = blocks - late, phase.items_late = items / blocks;
+  const uint32_t others = items - late * phase.items_late;
+  phase.items_each = others / phase.late_from, phase.items_more = others % phase.late_from;
   const bool plain = phase.linear.parts[0].weight.format == QUIRE_F16;
   const uint32_t cols = plain ? PlainStream::kColumns : kUnitColumns, rows = plain ? 8 : kTileRows;
   phase.units = (phase.linear.parts[0].weight.cols + cols - 1) / cols;

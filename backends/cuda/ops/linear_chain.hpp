@@ -30,9 +30,11 @@ struct ChainPhase {
   // fp16: which tensor map is of rows of this length, and where each part begins, in such rows from the arena on.
   const std::byte* arena = nullptr;
   uint32_t map = 0, arena_rows = 0, part_row[QUIRE_MAX_PARTS] = {};
-  // By split_phase: how many items each block has, and how many of the first blocks have one more; units of K; the
-  // logarithm of how many groups of warps take turns at tiles; where each part's items end, the last one's beyond all.
-  uint32_t items_each = 0, items_more = 0, units = 0, group_shift = 0, part_end[QUIRE_MAX_PARTS] = {};
+  // By split_phase: how many items each block has, how many of the first blocks have one more, and how many those from
+  // `late_from` on have; units of K; the logarithm of how many groups of warps take turns at tiles; where each part's
+  // items end, the last one's beyond all.
+  uint32_t items_each = 0, items_more = 0, late_from = 0, items_late = 0;
+  uint32_t units = 0, group_shift = 0, part_end[QUIRE_MAX_PARTS] = {};
   uint32_t takes = 0, gives = 0;        // places of the input and of the output, fp16 [rows, width]
   uint32_t in_width = 0, out_width = 0; // elements of a row of these
 };
@@ -76,8 +78,9 @@ ChainShape chain_shape(std::span<const ChainPhase>);
 uint32_t chain_rows(const ChainShape&, uint64_t shared_bytes);
 // Items that a phase hands out (16 rows of W; fp16: 8); one that keeps its sum needs as many as there are blocks.
 uint32_t chain_items(const LinearArgs&);
-// Fills what the phase says of blocks, warps and parts.
-void split_phase(ChainPhase&, uint32_t blocks);
+// Fills what the phase says of blocks, warps and parts. behind_attention: the phase is the first behind a kernel some
+// of whose blocks stay until it ends, on the multiprocessors that the last blocks of this one then begin on.
+void split_phase(ChainPhase&, uint32_t blocks, bool behind_attention);
 // The tensor map of an arena's rows of so many fp16 elements. Errors: Failure from the driver.
 ChainMap map_chain(const std::byte* arena, uint64_t bytes, uint32_t cols);
 // blocks: those that the phases were split for; all must be on the device at once: one a multiprocessor.
