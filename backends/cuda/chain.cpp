@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 
 namespace quire::cuda {
@@ -277,6 +278,8 @@ class ChainMaker {
         phases.push_back(phase);
       }
     if (phases.empty()) return;
+    if (const char* path = std::getenv("QUIRE_CUDA_TRACE"); kChainTraced && path != nullptr)
+      c_.chain_trace = std::make_unique<ChainTrace>(path, device_.multiprocessors);
     const uint64_t map_bytes = maps.size() * sizeof(ChainMap), phase_bytes = phases.size() * sizeof(ChainPhase);
     c_.chain_tables = DeviceBuffer(map_bytes + phase_bytes, "phases of chains");
     const auto send = [&](uint64_t at, const void* from, uint64_t size) {
@@ -302,6 +305,7 @@ class ChainMaker {
       args.handed = c_.chain_values.data();
       args.set_bytes = static_cast<uint32_t>(set_bytes_);
       args.row_bytes = placed_[i].row_bytes;
+      if (c_.chain_trace) args.times = c_.chain_trace->times();
       c_.chains[i].launch.run = [args, blocks = device_.multiprocessors,
                                  symbol = c_.chains[i].symbol](const StepRun& run) {
         linear_chain(run.queue, blocks, rows_of(run, symbol), args);

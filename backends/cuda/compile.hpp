@@ -5,6 +5,7 @@
 // what a step changes. Errors: Failure, naming the op. Threads: [load] for compile_program, then the backend's queue.
 #pragma once
 
+#include "chain_trace.hpp"
 #include "device.hpp"
 #include "fuse.hpp"
 #include "kv_cache.hpp"
@@ -81,11 +82,12 @@ struct CompiledProgram {
   std::vector<KvGroupLayout> kv_layouts; // [groups]
   std::unique_ptr<KvCache> kv;           // once kv_create was called
   std::vector<Launch> launches;
-  std::vector<TunableLinear> tunable;    // linears of fp16 weights, which their launches own
-  std::vector<Chain> chains;             // rising
-  DeviceBuffer chain_tables;             // the chains' phases
-  DeviceBuffer chain_values;             // what one phase of a chain makes for the next
-  DeviceBuffer chain_counters;           // [multiprocessors] launches of chains
+  std::vector<TunableLinear> tunable; // linears of fp16 weights, which their launches own
+  std::vector<Chain> chains;          // rising
+  DeviceBuffer chain_tables;          // the chains' phases
+  DeviceBuffer chain_values;          // what one phase of a chain makes for the next
+  DeviceBuffer chain_counters;        // [multiprocessors] launches of chains
+  std::unique_ptr<ChainTrace> chain_trace;
   std::vector<uint32_t> class_of_attend; // [ops]
 
   Tensor tensor(uint32_t value) const;

@@ -93,6 +93,8 @@ TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
   args.shape = chain_shape(phases);
   args.phases = phases.data(), args.records = records.data(), args.handed = handed.data();
   args.set_bytes = set_bytes, args.row_bytes = row_bytes;
+  std::vector<ChainTimes> times(kTracedLaunches * kBlocks);
+  args.times = times.data();
   const uint32_t rows_of_launch[] = {kRows, 1, kRows, 2};
   for (uint32_t launch = 0; launch < 4; ++launch) {
     const uint32_t rows = rows_of_launch[launch];
@@ -119,6 +121,18 @@ TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
     for (const ChainRecord& record : records) {
       EXPECT_EQ(record.launches, launch + 1);
       EXPECT_EQ(record.handed_bytes, rows * row_bytes);
+    }
+    const auto passed = [](uint32_t from, uint32_t to) { return static_cast<int32_t>(to - from) >= 0; };
+    for (uint32_t block = 0; block < kBlocks; ++block) {
+      const ChainTimes& at = times[launch * kBlocks + block];
+      EXPECT_EQ(at.launch, launch);
+      EXPECT_EQ(at.num_phases, kPhases);
+      EXPECT_TRUE(passed(at.begun, at.framed) && passed(at.framed, at.asked) && passed(at.asked, at.released));
+      for (const auto& warp : at.phases)
+        for (uint32_t p = 0; p < kPhases; ++p) {
+          EXPECT_TRUE(passed(warp[p].input, warp[p].multiplied) && passed(warp[p].multiplied, warp[p].handed));
+          EXPECT_TRUE(p == 0 || passed(warp[p - 1].handed, warp[p].input)) << p;
+        }
     }
     const std::byte* next = handed.data() + (launch + 1) % 2 * set_bytes;
     EXPECT_TRUE(std::all_of(next, next + set_bytes, [](std::byte at) { return at == std::byte{0xff}; })) << launch;

@@ -9,6 +9,7 @@
 // Order without barriers: a block makes its part of a phase's output, and writes anything else of that phase, after all
 // its warps have read the phase's input; so every block that made some of that input had read the inputs of the phase
 // before. Hence the place of an input may be written two phases on.
+#include "chain_clock.cuh"
 #include "chain_input.cuh"
 #include "linear_chain.hpp"
 #ifndef QUIRE_CUDA_EMULATED
@@ -106,6 +107,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #if QUIRE_SM == 0 || QUIRE_SM == 800 || QUIRE_SM == 870 ||                                                             \
     (QUIRE_SM >= 900 && QUIRE_SM < 1200) // elsewhere kLeastChainShared is not there
   using R = Ring<kFirst, kSecond>;
+  ChainClock<kChainTraced> clock;
   unsigned char* shared = dynamic_shared();
   shared += (R::kAlign - reinterpret_cast<uintptr_t>(shared) % R::kAlign) % R::kAlign;
   // The same in all lanes, and known to be: what is made of it needs no registers of the lanes'.
@@ -134,6 +136,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
   });
   __syncthreads();
+  clock.framed();
 
   Cursor<kFirst, kSecond> ahead;
   ahead.start(phases, rows, first_phase, last_phase, warp);
@@ -148,9 +151,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   };
 #pragma unroll(R::kPlain ? R::kStages : 1) // instructions are cold here, and those of blocks many
   for (uint32_t slot = 0; slot < R::kStages; ++slot) issue(slot);
+  clock.asked();
   let_next_kernel_begin();
   wait_for_previous_kernels();
   const ChainRecord record = read_record(a.records + blockIdx.x);
+  clock.released(a, record.launches, warp);
   const auto handed = [&] { return a.handed + not_kept(record.launches) % 2 * a.set_bytes; };
 
   uint32_t slot = 0, parity = 0;
@@ -164,6 +169,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         prefetch_l2(reinterpret_cast<const std::byte*>(a.next) + at);
     if (share.first == share.last) continue; // where a sum is kept every block has an item, block 0 always
     fill_x<R>(phase, share, p == 0 ? nullptr : handed(), rows, x, sums, kept, scratch);
+    clock.input(p);
     const uint32_t subs = linear.glu ? R::kSubs : 1, per_round = tiles_of_round<R>(linear, rows);
     const uint32_t of_row = sums_pitch(rows), of_slice = 16 * of_row, of_slot = share.slices * of_slice + 16;
     for (uint32_t round = 0; round < share.tiles; round += per_round) {
@@ -178,7 +184,7 @@ __global__ void __launch_bounds__(kThreads, 1)
           }
           for (uint32_t unit = share.begin; unit < share.end; unit += R::kSpan) {
 #ifdef QUIRE_CHAIN_BULK
-            hopper::barrier_wait(full + slot, parity);
+            clock.wait([&] { hopper::barrier_wait(full + slot, parity); });
 #else
             copy_async_wait<R::kStages - 1>();
             __syncwarp();
@@ -216,12 +222,14 @@ __global__ void __launch_bounds__(kThreads, 1)
           for (uint32_t i = lane; i < subs * of_slice; i += 32)
             partial[(tile * subs + i / of_slice) * of_slot + share.slice * of_slice + i % of_slice] = 0;
       }
+      clock.multiplied();
       finish_round<R>(phase, share, round, count, rows,
                       p + 1 < a.shape.num_phases ? reinterpret_cast<__half*>(handed() + size_t{phase.gives} * rows)
                                                  : nullptr,
                       partial);
       __syncthreads(); // before the sums' places are written again
     }
+    clock.handed();
     if (blockIdx.x == 0) {
       if (phase.norm.sum.data != nullptr) write_kept<R>(phase.norm.sum, share, rows, cols, kept);
       if (phase.copy_to.data != nullptr) {

@@ -7,6 +7,7 @@
 // are two sets of these places, used in turn; a launch empties the set of the next.
 #pragma once
 
+#include "chain_times.hpp"
 #include "linear.hpp"
 
 #include <span>
@@ -68,6 +69,7 @@ struct ChainArgs {
   std::byte* handed = nullptr;    // [2][set_bytes] on the device: what phases hand over
   uint32_t set_bytes = 0;         // a multiple of 16
   uint32_t row_bytes = 0;         // of a set, that this chain uses for each row
+  ChainTimes* times = nullptr;    // [kTracedLaunches][blocks] on the device; null: they are not wanted
 };
 
 // Whether the kernel takes a linear of this format, alone or with the one that came before (0: none did), and which

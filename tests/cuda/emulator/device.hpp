@@ -63,6 +63,7 @@ extern thread_local Block* block;
 
 // Lets the others run, for a thread that looks again and again at what they may change.
 void spin();
+uint32_t nanoseconds(); // of a clock that never goes back, the lower 32 bits
 // Aborts where all threads of a block have ended: its shared memory is not there any more.
 void check_alive(const Block& to);
 // Brings `words` words and waits for the others; afterwards the slots of this generation hold everyone's.

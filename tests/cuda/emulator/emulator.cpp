@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -158,6 +159,10 @@ void yield() {
 void spin() {
   scheduler.current->spins = true;
   yield();
+}
+
+uint32_t nanoseconds() {
+  return static_cast<uint32_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
 }
 
 void check_alive(const Block& to) {
