@@ -316,15 +316,15 @@ template <uint32_t kFormat> struct BlockStream {
   // without q, times x of either: an operation on bits for two weights. Of four groups of columns, column j of B is q's
   // of group j, column 4 + j is q''s; so the sums are -sum q x in column j and 16 sum q' x' in column 4 + j. Where each
   // group has sums of its own nothing is blanked: only the group's columns count.
-  // Groups whose sums are apart: all four, where registers suffice.
-  static constexpr int kApart = kQ2 ? 1 : kQ1 ? 2 : 4;
+  // Groups whose sums are apart: as many as registers suffice for.
+  static constexpr int kApart = kQ2 ? 1 : 2;
   struct Operand {
     uint32_t minus, x;
     __device__ __forceinline__ Operand(const unsigned char* pair, uint32_t lane)
         : minus((read4(pair) ^ 0x80008000u) & (lane / 16 - 1)), x(read4(pair)) {}
     // With blanks for the other groups whose products go to the same sums.
     __device__ __forceinline__ void blank(int group, uint32_t g) {
-      const bool keeps = kApart == 4 || (kApart == 2 ? g % 4 / 2 == group / 2u : g % 4 == static_cast<uint32_t>(group));
+      const bool keeps = kApart == 2 ? g % 4 / 2 == group / 2u : g % 4 == static_cast<uint32_t>(group);
       minus = keeps ? minus : 0, x = keeps ? x : 0;
     }
   };
@@ -345,19 +345,17 @@ template <uint32_t kFormat> struct BlockStream {
       multiply(sums, bytes02(first), bytes02(second), kHigh, b);
     else
       multiply(sums, bytes13(first), bytes13(second), kHigh, b);
-    if constexpr (kQ2 || kQ1) {
-      uint32_t both, high, words[2];
-      bool in_bytes13;
-      if constexpr (kQ2) {
-        both = 0x000f000fu << 4 * step, high = 0x000c000cu << 4 * step, in_bytes13 = block % 2 != 0;
-        words[0] = block < 2 ? top.q2.x : top.q2.y, words[1] = block < 2 ? bottom.q2.x : bottom.q2.y;
-      } else {
-        both = 0x00030003u << 4 * (block % 2), high = 0x00020002u << 4 * (block % 2), in_bytes13 = block >= 2;
-        words[0] = top.q1 >> 2 * step, words[1] = bottom.q1 >> 2 * step;
-      }
-      if (in_bytes13) words[0] = bytes13(words[0]), words[1] = bytes13(words[1]);
-      multiply(upper, words[0] & both, words[1] & both, high, b);
+    uint32_t both, high, words[2];
+    bool in_bytes13;
+    if constexpr (kQ2) {
+      both = 0x000f000fu << 4 * step, high = 0x000c000cu << 4 * step, in_bytes13 = block % 2 != 0;
+      words[0] = block < 2 ? top.q2.x : top.q2.y, words[1] = block < 2 ? bottom.q2.x : bottom.q2.y;
+    } else {
+      both = 0x00030003u << 4 * (block % 2), high = 0x00020002u << 4 * (block % 2), in_bytes13 = block >= 2;
+      words[0] = top.q1 >> 2 * step, words[1] = bottom.q1 >> 2 * step;
     }
+    if (in_bytes13) words[0] = bytes13(words[0]), words[1] = bytes13(words[1]);
+    multiply(upper, words[0] & both, words[1] & both, high, b);
   }
   template <uint32_t kCount>
   static __device__ __forceinline__ void consume_nibbles(const unsigned char* from, const unsigned char* x,
@@ -369,8 +367,8 @@ template <uint32_t kFormat> struct BlockStream {
     constexpr uint32_t kRowBytes = kPlanes.scale_bytes / 16;
     // What the sums of quants are to be multiplied by: quants enter times 2^-24, and so do the scales of Q4_K and Q5_K.
     const float lane_up = (t < 2 ? -kUp : kUp / 16) * (kPlanes.super_bytes != 0 && !kSixteen ? kUp : 1.f);
-    [[maybe_unused]] const float up = t < 2 ? 16.f : kQ2 ? 64.f : 128.f; // of upper bits, in even groups
-    float of_q[2] = {};                                                  // of rows g and g + 8
+    const float up = t < 2 ? 16.f : kQ2 ? 64.f : 128.f; // of upper bits, in even groups
+    float of_q[2] = {};                                 // of rows g and g + 8
 #pragma unroll
     for (uint32_t u = 0; u < kCount; ++u) {
       const Quants top = quants(from, u, 0, lane), bottom = quants(from, u, 1, lane);
@@ -396,13 +394,8 @@ template <uint32_t kFormat> struct BlockStream {
         for (int odd = 0; odd < 2; ++odd)
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            const auto chosen = [&](const auto& v) {
-              const int at = 2 * h + odd;
-              return kApart == 4 && t % 2 != 0 ? v[(2 + odd) % kApart][at] : v[odd % kApart][at];
-            };
-            of_group[odd][h] = chosen(c);
-            if constexpr (kQ2 || kQ1)
-              of_group[odd][h] = fmaf(up, odd == 0 ? chosen(upper) : chosen(upper) * (1.f / 16), of_group[odd][h]);
+            const int at = 2 * h + odd, apart = odd % kApart;
+            of_group[odd][h] = fmaf(up, odd == 0 ? upper[apart][at] : upper[apart][at] * (1.f / 16), c[apart][at]);
           }
         const uint32_t first_group = 4 * kFours * u + 4 * four + 2 * (t % 2); // of the stage
 #pragma unroll
