@@ -34,6 +34,7 @@ struct Placed {
   std::vector<ChainPhase> phases;
   ChainShape shape; // once they are complete
   uint32_t row_bytes = 0;
+  bool behind_attention = false;
 };
 
 class ChainMaker {
@@ -78,6 +79,7 @@ class ChainMaker {
       Placed placed;
       if (!place(phases, first, ends.back(), placed)) continue;
       placed.shape = chain_shape(placed.phases);
+      placed.behind_attention = first != 0 && c_.data.ops[fusion_.groups[first - 1].ops.back()].kind == QUIRE_OP_ATTEND;
       const uint32_t rows = std::min(chain_rows(placed.shape, device_.shared_bytes), most_rows());
       if (rows == 0) continue;
       set_bytes_ = std::max(set_bytes_, align_up(uint64_t{placed.row_bytes} * rows));
@@ -256,8 +258,8 @@ class ChainMaker {
     std::vector<ChainMap> maps;
     std::vector<uint32_t> map_cols;
     for (const Placed& placed : placed_)
-      for (size_t i = 0; i < placed.phases.size(); ++i) {
-        ChainPhase phase = placed.phases[i];
+      for (const ChainPhase& from : placed.phases) {
+        ChainPhase phase = from;
         const Weight& first = phase.linear.parts[0].weight;
         if (first.format == QUIRE_F16) {
           const auto found = std::find(map_cols.begin(), map_cols.end(), first.cols);
@@ -270,11 +272,11 @@ class ChainMaker {
           }
           phase.arena = c_.weights.arena.data();
           phase.arena_rows = static_cast<uint32_t>(c_.weights.arena.bytes() / (2 * first.stride));
-          for (uint32_t part = 0; part < phase.linear.num_parts; ++part)
-            phase.part_row[part] =
-                static_cast<uint32_t>((phase.linear.parts[part].weight.data - phase.arena) / (2 * first.stride));
+          for (uint32_t i = 0; i < phase.linear.num_parts; ++i)
+            phase.part_row[i] =
+                static_cast<uint32_t>((phase.linear.parts[i].weight.data - phase.arena) / (2 * first.stride));
         }
-        split_phase(phase, device_.multiprocessors, i == 0 && !phase.normed); // attention's output is not normed
+        split_phase(phase, device_.multiprocessors, placed.behind_attention && &from == &placed.phases.front());
         phases.push_back(phase);
       }
     if (phases.empty()) return;
@@ -294,12 +296,11 @@ class ChainMaker {
     size_t first = 0;
     for (size_t i = 0; i < placed_.size(); ++i) {
       const size_t behind = first + placed_[i].phases.size();
-      const bool is_last = i + 1 == placed_.size(); // the next step begins anew
       ChainArgs args;
       args.maps = reinterpret_cast<const ChainMap*>(c_.chain_tables.data());
       args.phases = all_phases + first;
-      args.next = is_last ? all_phases : all_phases + behind;
-      args.num_next = placed_[is_last ? 0 : i + 1].shape.num_phases;
+      args.next = all_phases + behind % phases.size(); // behind the last the next step begins anew
+      args.num_next = placed_[(i + 1) % placed_.size()].shape.num_phases;
       args.shape = placed_[i].shape;
       args.records = c_.chain_counters.as<ChainRecord>();
       args.handed = c_.chain_values.data();

@@ -49,7 +49,7 @@ std::string decode_kernel(const AttendClass& kind) {
 void run_decode(const StepRun& run, const AttendClass& kind, const StepLayout::Class& places, const AttendArgs& args) {
   const uint32_t cluster = cluster_of(kind, run.clusters, run.tokens, run.sequences);
   if (cluster != 0) {
-    const bool apart = cluster == 16 || run.sequences * kind.kv_heads <= kind.clusters.of_8_apart;
+    const bool apart = clusters_apart(kind.clusters, run.sequences * kind.kv_heads);
     return attend_clusters(run.queue, cluster, apart, run.sequences,
                            reinterpret_cast<const ClusterItem*>(run.buffer + places.clusters), args);
   }

@@ -9,6 +9,8 @@
 
 #include "ops.hpp"
 
+#include <algorithm>
+
 namespace quire::cuda {
 
 inline constexpr uint32_t kDecodeTile = 16;      // positions: the grain of the decode list
@@ -114,6 +116,10 @@ ClusterRoom cluster_room(const ClusterShape&, int compute_capability, uint32_t m
 // Blocks of the cluster that a task gets; 0: the tasks are attend_decode's.
 inline uint32_t cluster_blocks(const ClusterRoom& room, uint32_t tasks) {
   return tasks < room.least ? 0 : tasks <= room.of_16 ? 16 : tasks <= room.of_8 ? 8 : 0;
+}
+// Whether each of these blocks gets a multiprocessor to itself.
+inline bool clusters_apart(const ClusterRoom& room, uint32_t tasks) {
+  return tasks <= std::max(room.of_16, room.of_8_apart);
 }
 // items: [sequences, cluster], device memory that no kernel writes. apart: each block is to have a multiprocessor to
 // itself; otherwise they crowd where the kernel in front leaves first, and its rate of reading is what they share.

@@ -4,6 +4,8 @@
 #include "chain_share.cuh"
 #include "chain_times.hpp"
 
+#include <type_traits>
+
 namespace quire::cuda {
 
 template <bool kTraced> class ChainClock {
@@ -18,6 +20,9 @@ template <bool kTraced> class ChainClock {
 };
 
 template <> class ChainClock<true> {
+  static_assert(std::extent_v<decltype(ChainTimes::phases), 0> == kChainWarps &&
+                std::extent_v<decltype(ChainTimes::phases), 1> == kMaxPhases);
+
  public:
   __device__ __forceinline__ ChainClock() : begun_(now()) {}
   __device__ __forceinline__ void framed() { framed_ = now(); }

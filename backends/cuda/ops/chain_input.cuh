@@ -17,14 +17,13 @@ __host__ __device__ constexpr uint32_t x_sums_of_32(uint32_t cols) { return (col
 template <class R> __host__ __device__ constexpr uint32_t x_sums(uint32_t cols) {
   return x_sums_of_32(cols) * ((R::kHalves ? 3 : 0) + (R::kIntegers ? 2 : 0));
 }
-template <class R>
-__device__ __forceinline__ BlockInput block_input(const unsigned char* x, const float* sums, uint32_t cols) {
+template <class R> __device__ __forceinline__ BlockInput block_input(unsigned char* x, float* sums, uint32_t cols) {
   BlockInput in;
   if constexpr (R::kHalves) {
     in.halves = x, in.sums32 = sums, in.sums16 = sums + x_sums_of_32(cols);
     x += x_pitch(cols), sums += 3 * x_sums_of_32(cols);
   }
-  if constexpr (R::kIntegers) in.bytes = x, in.groups = reinterpret_cast<const float2*>(sums);
+  if constexpr (R::kIntegers) in.bytes = x, in.groups = reinterpret_cast<float2*>(sums);
   return in;
 }
 
@@ -126,32 +125,29 @@ __device__ __forceinline__ void put_integers(unsigned char* bytes, float2* group
 template <class R>
 __device__ __forceinline__ void put_x(unsigned char* x, float* sums, uint32_t cols, uint32_t col, bool here,
                                       const Eight& e) {
-  if constexpr (R::kHalves) {
-    const uint32_t w[4] = {pack_half2(e.x[0], e.x[1]), pack_half2(e.x[2], e.x[3]), pack_half2(e.x[4], e.x[5]),
-                           pack_half2(e.x[6], e.x[7])};
-    if constexpr (R::kPlain) {
-      if (here) *reinterpret_cast<uint4*>(x + col * 2) = make_uint4(w[0], w[1], w[2], w[3]);
-    } else {
-      float sum = 0;
+  const BlockInput to = block_input<R>(x, sums, cols);
+  if constexpr (R::kIntegers) put_integers(to.bytes, to.groups, col, here, e);
+  [[maybe_unused]] const uint32_t w[4] = {pack_half2(e.x[0], e.x[1]), pack_half2(e.x[2], e.x[3]),
+                                          pack_half2(e.x[4], e.x[5]), pack_half2(e.x[6], e.x[7])};
+  if constexpr (R::kPlain) {
+    if (here) *reinterpret_cast<uint4*>(to.halves + col * 2) = make_uint4(w[0], w[1], w[2], w[3]);
+  } else if constexpr (R::kHalves) {
+    float sum = 0;
 #pragma unroll
-      for (uint32_t t = 0; t < 4; ++t) {
-        const float2 f = __half22float2(half2_of(w[t]));
-        sum += f.x + f.y;
-      }
-      if (here) {
-        unsigned char* block = x + col / 32 * 64 + col % 32 / 8 * 4; // pair col / 8 of the block, of each lane t
-#pragma unroll
-        for (uint32_t t = 0; t < 4; ++t) *reinterpret_cast<uint32_t*>(block + t * 16) = w[t];
-      }
-      float *const sums32 = sums, *const sums16 = sums + x_sums_of_32(cols);
-      sum += __shfl_xor_sync(kAllLanes, sum, 1);
-      if (here && col % 16 == 0) sums16[col / 16] = sum;
-      sum += __shfl_xor_sync(kAllLanes, sum, 2);
-      if (here && col % 32 == 0) sums32[col / 32] = sum;
-      x += x_pitch(cols), sums += 3 * x_sums_of_32(cols);
+    for (uint32_t t = 0; t < 4; ++t) {
+      const float2 f = __half22float2(half2_of(w[t]));
+      sum += f.x + f.y;
     }
+    if (here) {
+      unsigned char* block = to.halves + col / 32 * 64 + col % 32 / 8 * 4; // pair col / 8 of the block, of each lane t
+#pragma unroll
+      for (uint32_t t = 0; t < 4; ++t) *reinterpret_cast<uint32_t*>(block + t * 16) = w[t];
+    }
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    if (here && col % 16 == 0) to.sums16[col / 16] = sum;
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    if (here && col % 32 == 0) to.sums32[col / 32] = sum;
   }
-  if constexpr (R::kIntegers) put_integers(x, reinterpret_cast<float2*>(sums), col, here, e);
 }
 
 // The warp's slice of the phase's input into shared memory, padded with zeros to whole units; the whole input where

@@ -61,8 +61,7 @@ inline bool wide(const Tensor& tensor) {
 
 // act(x) of quire_activation. silu: Elfwing et al. 2017; gelu and its tanh form: Hendrycks and Gimpel 2016.
 __device__ __forceinline__ float activate(uint32_t activation, float x) {
-  // The usual ones apart: a jump through a table in constant memory is slow where that is cold.
-  if (activation == QUIRE_ACT_NONE) return x;
+  // The usual one apart: a jump through a table in constant memory is slow where that is cold.
   if (activation == QUIRE_ACT_SILU) return x / (1.f + __expf(-x));
   switch (activation) {
   case QUIRE_ACT_GELU_TANH: {

@@ -70,7 +70,8 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
   };
   Output o = output_of(threadIdx.x); // known before the last warp is done
   __syncthreads();
-  for (uint32_t i = threadIdx.x; i - lane < outputs; o = output_of(i += kThreads)) { // whole warps
+  for (uint32_t i = threadIdx.x; i - lane < outputs; i += kThreads) { // whole warps
+    if (i != threadIdx.x) o = output_of(i);
     const auto total = [&](uint32_t slot, uint32_t row_of_w) {
       const float* from = partial + slot * of_slot + row_of_w * pitch + o.row;
       float of[kWarps], sum = 0;
@@ -191,6 +192,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
             const unsigned char* from = ring + slot * R::kStageBytes;
             const uint32_t units = min(share.end - unit, R::kSpan);
+            // Found anew each time: there is no register to keep it in.
             [[maybe_unused]] const auto input = [&] { return block_input<R>(x, sums, not_kept(cols)); };
             if constexpr (R::kPlain)
               PlainStream::consume(from, x, pitch, rows, unit, units, lane, c);

@@ -119,12 +119,12 @@ struct TilePlanes {
   }
 };
 
-// The row of activations of block formats in shared memory, as their streams read it.
+// Where the row of activations of block formats lies in shared memory.
 struct BlockInput {
-  const unsigned char* halves = nullptr;            // fp16, see above
-  const float *sums32 = nullptr, *sums16 = nullptr; // of x, of each 32 and of each 16 columns
-  const unsigned char* bytes = nullptr;             // as 16-bit integers, 256 bytes a unit, see consume_integers
-  const float2* groups = nullptr;                   // of each 32: what an integer stands for, over 16; the sum of x
+  unsigned char* halves = nullptr;            // fp16, see above
+  float *sums32 = nullptr, *sums16 = nullptr; // of x, of each 32 and of each 16 columns
+  unsigned char* bytes = nullptr;             // as 16-bit integers, 256 bytes a unit, see consume_integers
+  float2* groups = nullptr;                   // of each 32: what an integer stands for, over 16; the sum of x
 };
 
 // Block formats, one row of activations. The eight columns of the B operand are eight groups of columns that share a
@@ -314,8 +314,7 @@ template <uint32_t kFormat> struct BlockStream {
   // Other formats with nibbles. A word of q has pairs 0 and 1 in its bytes 0 and 2, pairs 2 and 3 in the others: q + 16
   // q' in each byte. A product takes the two pairs of a step of 16 columns at once: first whole, times -x of q, then
   // without q, times x of either: an operation on bits for two weights. Of four groups of columns, column j of B is q's
-  // of group j, column 4 + j is q''s; so the sums are -sum q x in column j and 16 sum q' x' in column 4 + j. Where each
-  // group has sums of its own nothing is blanked: only the group's columns count.
+  // of group j, column 4 + j is q''s; so the sums are -sum q x in column j and 16 sum q' x' in column 4 + j.
   // Groups whose sums are apart: as many as registers suffice for.
   static constexpr int kApart = kQ2 ? 1 : 2;
   struct Operand {
@@ -365,7 +364,7 @@ template <uint32_t kFormat> struct BlockStream {
     const uint32_t g = lane / 4, t = lane % 4;
     constexpr uint32_t kFours = kSixteen ? 2 : 1; // groups of a unit by four
     constexpr uint32_t kRowBytes = kPlanes.scale_bytes / 16;
-    // What the sums of quants are to be multiplied by: quants enter times 2^-24, and so do the scales of Q4_K and Q5_K.
+    // What the sums of quants are to be multiplied by: quants enter times 2^-24, and so do the scales of Q5_K.
     const float lane_up = (t < 2 ? -kUp : kUp / 16) * (kPlanes.super_bytes != 0 && !kSixteen ? kUp : 1.f);
     const float up = t < 2 ? 16.f : kQ2 ? 64.f : 128.f; // of upper bits, in even groups
     float of_q[2] = {};                                 // of rows g and g + 8
@@ -434,13 +433,13 @@ template <uint32_t kFormat> struct BlockStream {
   static __device__ __forceinline__ void scale_groups(const unsigned char* scales, const float* x_sums, uint32_t t,
                                                       float first, float second, float& of_q,
                                                       [[maybe_unused]] float& sum) {
-    if constexpr (kPlanes.super_bytes != 0 && !kSixteen) { // Q4_K, Q5_K
+    if constexpr (kPlanes.super_bytes != 0 && !kSixteen) { // Q5_K
       const float2 d = bytes_of(scales);
       of_q = fmaf(d.x, first, fmaf(d.y, second, of_q));
       return;
     }
     const float2 xs = *reinterpret_cast<const float2*>(x_sums);
-    if constexpr (has_minimum(kFormat)) { // Q4_1, Q5_1: d and m of each block
+    if constexpr (has_minimum(kFormat)) { // Q5_1: d and m of each block
       const uint2 both = *reinterpret_cast<const uint2*>(scales);
       const float2 a = __half22float2(half2_of(both.x)), b = __half22float2(half2_of(both.y));
       of_q = fmaf(a.x, first, fmaf(b.x, second, of_q));
@@ -527,7 +526,7 @@ template <uint32_t kFormat> struct BlockStream {
                                                  float second, float& sum) {
     const float2 xs = *reinterpret_cast<const float2*>(x_sums);
     const unsigned char* scales = from + kAtScales + t / 2 * kPlanes.scale_bytes + row * (kPlanes.scale_bytes / 16);
-    if constexpr (kPlanes.super_bytes != 0) { // Q4_K, Q5_K
+    if constexpr (kPlanes.super_bytes != 0) { // Q5_K
       const uint2 bytes = *reinterpret_cast<const uint2*>(scales);
       const uint32_t at = t % 2 * 2;
       const float2 d = __half22float2(half2_of(*reinterpret_cast<const uint32_t*>(super + row * 4)));
