@@ -32,9 +32,15 @@ Shares share_quads(uint32_t group, uint32_t head_dim, uint32_t cluster) {
   return {group, static_cast<uint32_t>(std::bit_width((group * head_dim / 4 + cluster - 1) / cluster - 1))};
 }
 
-template <class Element, int kHead, int kRows> struct Shared {
-  alignas(128) Stage<Element, kHead> ring[kWarps<kHead>][kStages<Element, kHead>];
-  float largest[kWarps<kHead>][16], sum[kWarps<kHead>][16];
+// Warps of a block: twice as many where it has a multiprocessor to itself, so that more of what it reads is on its way
+// at once. For the usual shapes: each of these kernels is code that is shipped.
+template <int kHead, bool kApart> constexpr uint32_t kBlockWarps = kWarps<kHead>*(kApart ? 2 : 1);
+template <class Element, int kHead> constexpr bool kHasApart = sizeof(Element) == 2 && (kHead == 64 || kHead == 128);
+
+template <class Element, int kHead, int kRows, bool kApart> struct Shared {
+  static constexpr uint32_t kOf = kBlockWarps<kHead, kApart>;
+  alignas(128) Stage<Element, kHead> ring[kOf][kStages<Element, kHead>];
+  float largest[kOf][16], sum[kOf][16];
   float sinks[16];
   // What this block is sent: its share of the quads, times the blocks of the cluster.
   static constexpr uint32_t kMostSent = std::bit_ceil(kRows * kHead / 4u);
@@ -47,14 +53,14 @@ template <class Element, int kHead, int kRows> struct Shared {
 // Floats from row to row where a warp leaves its sums: stores of eight rows at once meet no bank twice.
 template <int kHead> constexpr uint32_t kSumPitch = kHead + 8;
 
-template <class Element, int kHead, int kRows, bool kSoftcap>
-__global__ void __launch_bounds__(kWarps<kHead> * 32)
+template <class Element, int kHead, int kRows, bool kSoftcap, bool kApart>
+__global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
     attend_clusters_kernel(const ClusterItem* items, Shares shares, AttendArgs a) {
 #if QUIRE_SM >= 900
   let_next_kernel_begin();
-  auto& shared = *reinterpret_cast<Shared<Element, kHead, kRows>*>(dynamic_shared());
+  auto& shared = *reinterpret_cast<Shared<Element, kHead, kRows, kApart>*>(dynamic_shared());
   static_assert(16 * kSumPitch<kHead> * 4 <= sizeof shared.ring[0], "a warp's sums are left in its ring");
-  constexpr uint32_t kThreads = kWarps<kHead> * 32, kQuads = kHead / 4;
+  constexpr uint32_t kOf = kBlockWarps<kHead, kApart>, kThreads = kOf * 32, kQuads = kHead / 4;
   constexpr int kHalves = kRows / 8, kNumStages = kStages<Element, kHead>;
   // The list comes with the step, not from a kernel: it is read before the kernels in front have ended.
   const uint32_t word =
@@ -84,7 +90,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
   }
   // What the cache has of the item; with the token's own position it ends, in the part that comes last.
   const uint32_t cached = has_fresh ? min(item.end, item.stored) : item.end;
-  const WarpTiles<kHead> tiles(item, warp);
+  const WarpTiles<kOf> tiles(item, warp);
   const uint32_t first_block = item.begin >> shift;
   // The block of a position: by the item where it is among its first.
   const auto block_of = [&](uint32_t position, bool is_wanted) {
@@ -176,7 +182,8 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
   auto* const own_sums = reinterpret_cast<float*>(&shared.ring[warp][0]); // [row]
   if (tiles.own > 0) {
     uint32_t q[kHead / 16][4];
-    load_queries<Element, kHead>(q, [&](uint32_t r) { return r < group ? q_row + r * kHead : nullptr; });
+    // Rows beyond the group repeat its last: nobody asks what comes of them.
+    load_queries<Element, kHead>(q, [&](uint32_t r) { return q_row + min(r, group - 1) * kHead; });
     float sums[kHead / 8][4] = {}; // [16 rows, kHead]
     for (int own = 0; own < tiles.own; ++own) {
       copy_async_wait<kNumStages - 2>();
@@ -216,10 +223,10 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
       const uint32_t row = i / kQuads, col = i % kQuads * 4;
       float2 weight = make_float2(-kInfinity, 0);
 #pragma unroll
-      for (uint32_t w = 0; w < kWarps<kHead>; ++w) weight.x = fmaxf(weight.x, shared.largest[w][row]);
+      for (uint32_t w = 0; w < kOf; ++w) weight.x = fmaxf(weight.x, shared.largest[w][row]);
       float4 value = make_float4(0, 0, 0, 0);
 #pragma unroll
-      for (uint32_t w = 0; w < kWarps<kHead>; ++w) {
+      for (uint32_t w = 0; w < kOf; ++w) {
         if (w >= static_cast<uint32_t>(tiles.all)) continue; // it had none
         const float factor = exp2_fast(shared.largest[w][row] - finite_or_zero(weight.x));
         weight.y = __fmaf_rn(shared.sum[w][row], factor, weight.y);
@@ -266,32 +273,39 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32)
 }
 
 // Calls take(kernel, threads, bytes of shared memory) with what runs the shape.
-template <class Element, int kHead, int kRows, class Take> auto with_kernel(bool capped, const Take& take) {
-  return take(capped ? attend_clusters_kernel<Element, kHead, kRows, true>
-                     : attend_clusters_kernel<Element, kHead, kRows, false>,
-              kWarps<kHead> * 32, sizeof(Shared<Element, kHead, kRows>));
+template <class Element, int kHead, int kRows, class Take>
+auto with_kernel(bool capped, [[maybe_unused]] bool apart, const Take& take) {
+  if constexpr (kHasApart<Element, kHead>)
+    if (apart && !capped)
+      return take(attend_clusters_kernel<Element, kHead, kRows, false, true>, kBlockWarps<kHead, true> * 32,
+                  sizeof(Shared<Element, kHead, kRows, true>));
+  return take(capped ? attend_clusters_kernel<Element, kHead, kRows, true, false>
+                     : attend_clusters_kernel<Element, kHead, kRows, false, false>,
+              kBlockWarps<kHead, false> * 32, sizeof(Shared<Element, kHead, kRows, false>));
 }
-template <class Element, int kHead, class Take> auto with_kernel(uint32_t group, bool capped, const Take& take) {
-  return group <= 8 ? with_kernel<Element, kHead, 8>(capped, take) : with_kernel<Element, kHead, 16>(capped, take);
+template <class Element, int kHead, class Take>
+auto with_kernel(uint32_t group, bool capped, bool apart, const Take& take) {
+  return group <= 8 ? with_kernel<Element, kHead, 8>(capped, apart, take)
+                    : with_kernel<Element, kHead, 16>(capped, apart, take);
 }
-template <class Element, class Take> auto with_kernel(const ClusterShape& shape, const Take& take) {
+template <class Element, class Take> auto with_kernel(const ClusterShape& shape, bool apart, const Take& take) {
   switch (shape.head_dim) {
   case 64:
-    return with_kernel<Element, 64>(shape.group, shape.capped, take);
+    return with_kernel<Element, 64>(shape.group, shape.capped, apart, take);
   case 80:
-    return with_kernel<Element, 80>(shape.group, shape.capped, take);
+    return with_kernel<Element, 80>(shape.group, shape.capped, apart, take);
   case 96:
-    return with_kernel<Element, 96>(shape.group, shape.capped, take);
+    return with_kernel<Element, 96>(shape.group, shape.capped, apart, take);
   case 128:
-    return with_kernel<Element, 128>(shape.group, shape.capped, take);
+    return with_kernel<Element, 128>(shape.group, shape.capped, apart, take);
   default:
-    return with_kernel<Element, 256>(shape.group, shape.capped, take);
+    return with_kernel<Element, 256>(shape.group, shape.capped, apart, take);
   }
 }
-template <class Take> auto with_kernel(const ClusterShape& shape, const Take& take) {
-  if (shape.format == QUIRE_BF16) return with_kernel<__nv_bfloat16>(shape, take);
-  if (shape.format == QUIRE_KV_E4M3) return with_kernel<E4m3>(shape, take);
-  return with_kernel<__half>(shape, take);
+template <class Take> auto with_kernel(const ClusterShape& shape, bool apart, const Take& take) {
+  if (shape.format == QUIRE_BF16) return with_kernel<__nv_bfloat16>(shape, apart, take);
+  if (shape.format == QUIRE_KV_E4M3) return with_kernel<E4m3>(shape, apart, take);
+  return with_kernel<__half>(shape, apart, take);
 }
 
 constexpr size_t kMoreThanHalf = 116 << 10; // of a multiprocessor's shared memory, from compute capability 9.0 on
@@ -326,19 +340,19 @@ ClusterRoom cluster_room(const ClusterShape& shape, int compute_capability, uint
   return {1, 4, 9, 6};
 #else
   if (compute_capability < 90) return {};
-  return with_kernel(shape, [&](auto* kernel, uint32_t threads, size_t bytes) {
-    cudaFuncAttributes attributes{};
-    if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess || attributes.ptxVersion < 90) {
+  ClusterRoom room;
+  const auto clusters_of = [&](uint32_t cluster, bool apart) {
+    return with_kernel(shape, apart, [&](auto* kernel, uint32_t threads, size_t bytes) {
+      cudaFuncAttributes attributes{};
+      if (cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90)
+        return active_clusters(kernel, cluster, threads, apart ? std::max(bytes, kMoreThanHalf) : bytes);
       static_cast<void>(cudaGetLastError());
-      return ClusterRoom{}; // this build has no code for the device, or only that of an older one
-    }
-    ClusterRoom room;
-    room.least = (multiprocessors + 3 * 16 - 1) / (3 * 16);
-    room.of_16 = active_clusters(kernel, 16, threads, std::max(bytes, kMoreThanHalf));
-    room.of_8 = active_clusters(kernel, 8, threads, bytes);
-    room.of_8_apart = active_clusters(kernel, 8, threads, std::max(bytes, kMoreThanHalf));
-    return room;
-  });
+      return 0u; // this build has no code for the device, or only that of an older one
+    });
+  };
+  room.of_16 = clusters_of(16, true), room.of_8 = clusters_of(8, false), room.of_8_apart = clusters_of(8, true);
+  if (room.of_8 != 0) room.least = (multiprocessors + 3 * 16 - 1) / (3 * 16);
+  return room;
 #endif
 }
 
@@ -346,7 +360,7 @@ void attend_clusters(const Queue& queue, uint32_t cluster, bool apart, uint32_t 
                      const AttendArgs& a) {
   assert(cluster == 8 || cluster == 16);
   assert(a.kv.k_dim == a.kv.v_dim && a.q.heads / a.kv.kv_heads <= 16);
-  with_kernel({a.q.heads / a.kv.kv_heads, a.kv.k_dim, a.kv.format, a.softcap != 0},
+  with_kernel({a.q.heads / a.kv.kv_heads, a.kv.k_dim, a.kv.format, a.softcap != 0}, apart,
               [&](auto* kernel, uint32_t threads, size_t bytes) {
                 const Shares shares = share_quads(a.q.heads / a.kv.kv_heads, a.kv.k_dim, cluster);
                 launch_clusters("attend_clusters", kernel, cluster, {cluster, a.kv.kv_heads, sequences}, threads,

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kWarps<kHead> * 32, 2)
     const uint32_t kv_head = task % kv_heads;
     // What the cache has of the item; with the token's own position it ends, in the part that comes last.
     const uint32_t cached = has_fresh ? min(item.end, item.stored) : item.end;
-    const WarpTiles<kHead> tiles(item, warp);
+    const WarpTiles<kWarps<kHead>> tiles(item, warp);
     // The blocks of 16 of the warp's tiles, one a lane: of their first eight positions, then of their second; and of
     // the 16 behind them. Outside the item there may be none.
     const auto find_blocks = [&](int from) {

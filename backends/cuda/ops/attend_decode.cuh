@@ -71,18 +71,18 @@ __device__ __forceinline__ void put_pair(Fresh<kHead>& fresh, const FreshPair& p
   }
 }
 
-// An item's tiles of 16 positions, of which a warp has every kWarps-th.
-template <int kHead> struct WarpTiles {
+// An item's tiles of 16 positions, of which a warp has every kOf-th.
+template <uint32_t kOf> struct WarpTiles {
   uint32_t origin, warp;
   int all, own;
 
   __device__ __forceinline__ WarpTiles(const DecodeItem& item, uint32_t of_warp)
       : origin(item.begin / kTile * kTile), warp(of_warp),
         all(static_cast<int>((item.end - origin + kTile - 1) / kTile)),
-        own((all - static_cast<int>(warp) + static_cast<int>(kWarps<kHead>) - 1) / static_cast<int>(kWarps<kHead>)) {}
+        own((all - static_cast<int>(warp) + static_cast<int>(kOf) - 1) / static_cast<int>(kOf)) {}
   // Where the warp's tile `index` begins.
   __device__ __forceinline__ uint32_t position(int index) const {
-    return origin + (static_cast<uint32_t>(index) * kWarps<kHead> + warp) * kTile;
+    return origin + (static_cast<uint32_t>(index) * kOf + warp) * kTile;
   }
 };
 
