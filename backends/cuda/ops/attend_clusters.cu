@@ -55,8 +55,9 @@ template <int kHead> constexpr uint32_t kSumPitch = kHead + 8;
 
 template <class Element, int kHead, int kRows, bool kSoftcap, bool kApart>
 __global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
-    attend_clusters_kernel(const ClusterItem* items, Shares shares, AttendArgs a) {
+    attend_clusters_kernel(const ClusterItem* items, Shares shares, const __grid_constant__ AttendArgs a) {
 #if QUIRE_SM >= 900
+  const ParametersAhead<kBlockWarps<kHead, kApart> * 32, AttendArgs> parameters(a);
   let_next_kernel_begin();
   auto& shared = *reinterpret_cast<Shared<Element, kHead, kRows, kApart>*>(dynamic_shared());
   static_assert(16 * kSumPitch<kHead> * 4 <= sizeof shared.ring[0], "a warp's sums are left in its ring");
@@ -125,6 +126,7 @@ __global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
   };
 #pragma unroll
   for (int s = 0; s < kNumStages - 1; ++s) fetch(s);
+  parameters.need_not_come_before(&shared.largest[warp][0]);
   if (tiles.own > 16) next_blocks = find_blocks(16);
   const bool has_own = cached < item.end; // the token's own position
   const uint32_t own_block = block_of(item.stored, has_own);
@@ -272,16 +274,19 @@ __global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
 #endif
 }
 
-// Calls take(kernel, threads, bytes of shared memory) with what runs the shape.
-template <class Element, int kHead, int kRows, class Take>
-auto with_kernel(bool capped, [[maybe_unused]] bool apart, const Take& take) {
+constexpr size_t kMoreThanHalf = 116 << 10; // of a multiprocessor's shared memory, from compute capability 9.0 on
+
+// Calls take(kernel, threads, bytes of shared memory) with what runs the shape. apart: no two blocks fit a
+// multiprocessor.
+template <class Element, int kHead, int kRows, class Take> auto with_kernel(bool capped, bool apart, const Take& take) {
+  const auto room = [&](size_t bytes) { return apart ? std::max(bytes, kMoreThanHalf) : bytes; };
   if constexpr (kHasApart<Element, kHead>)
     if (apart && !capped)
       return take(attend_clusters_kernel<Element, kHead, kRows, false, true>, kBlockWarps<kHead, true> * 32,
-                  sizeof(Shared<Element, kHead, kRows, true>));
+                  room(sizeof(Shared<Element, kHead, kRows, true>)));
   return take(capped ? attend_clusters_kernel<Element, kHead, kRows, true, false>
                      : attend_clusters_kernel<Element, kHead, kRows, false, false>,
-              kBlockWarps<kHead, false> * 32, sizeof(Shared<Element, kHead, kRows, false>));
+              kBlockWarps<kHead, false> * 32, room(sizeof(Shared<Element, kHead, kRows, false>)));
 }
 template <class Element, int kHead, class Take>
 auto with_kernel(uint32_t group, bool capped, bool apart, const Take& take) {
@@ -307,8 +312,6 @@ template <class Take> auto with_kernel(const ClusterShape& shape, bool apart, co
   if (shape.format == QUIRE_KV_E4M3) return with_kernel<E4m3>(shape, apart, take);
   return with_kernel<__half>(shape, apart, take);
 }
-
-constexpr size_t kMoreThanHalf = 116 << 10; // of a multiprocessor's shared memory, from compute capability 9.0 on
 
 #ifndef QUIRE_CUDA_EMULATED
 
@@ -345,7 +348,7 @@ ClusterRoom cluster_room(const ClusterShape& shape, int compute_capability, uint
     return with_kernel(shape, apart, [&](auto* kernel, uint32_t threads, size_t bytes) {
       cudaFuncAttributes attributes{};
       if (cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90)
-        return active_clusters(kernel, cluster, threads, apart ? std::max(bytes, kMoreThanHalf) : bytes);
+        return active_clusters(kernel, cluster, threads, bytes);
       static_cast<void>(cudaGetLastError());
       return 0u; // this build has no code for the device, or only that of an older one
     });
@@ -363,8 +366,8 @@ void attend_clusters(const Queue& queue, uint32_t cluster, bool apart, uint32_t 
   with_kernel({a.q.heads / a.kv.kv_heads, a.kv.k_dim, a.kv.format, a.softcap != 0}, apart,
               [&](auto* kernel, uint32_t threads, size_t bytes) {
                 const Shares shares = share_quads(a.q.heads / a.kv.kv_heads, a.kv.k_dim, cluster);
-                launch_clusters("attend_clusters", kernel, cluster, {cluster, a.kv.kv_heads, sequences}, threads,
-                                apart ? std::max(bytes, kMoreThanHalf) : bytes, queue, items, shares, a);
+                launch_clusters("attend_clusters", kernel, cluster, {cluster, a.kv.kv_heads, sequences}, threads, bytes,
+                                queue, items, shares, a);
               });
 }
 

@@ -332,6 +332,36 @@ __device__ __forceinline__ void let_next_kernel_begin() {
 #endif
 }
 
+// Brings a kernel's parameters near, a line of the constant cache (64 bytes) a warp. Where a line has not been looked
+// at for a token's time it takes up to a microsecond to come, and a warp waits for one after the other as it meets
+// them. To be made first of all, of a __grid_constant__; need_not_come_before() stands behind what is not to wait for
+// it.
+template <uint32_t kThreads, class Parameters> class ParametersAhead {
+ public:
+  __device__ __forceinline__ explicit ParametersAhead(const Parameters& parameters) {
+#ifndef QUIRE_CUDA_EMULATED
+    const auto* words = reinterpret_cast<const uint32_t*>(&parameters);
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i)
+      words_[i] = words[min((i * kWarps + threadIdx.x / 32) * 16, static_cast<uint32_t>(sizeof(Parameters) / 4 - 1))];
+#endif
+  }
+  // scratch: a word of shared memory of the warp's; a load whose value nobody takes would be left out.
+  __device__ __forceinline__ void need_not_come_before([[maybe_unused]] void* scratch) const {
+#ifndef QUIRE_CUDA_EMULATED
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i)
+      if (threadIdx.x % 32 == 0)
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared_address(scratch)), "r"(words_[i]) : "memory");
+#endif
+  }
+
+ private:
+  static constexpr uint32_t kWarps = kThreads / 32, kLines = sizeof(Parameters) / 64 + 1;
+  static constexpr uint32_t kEach = (kLines + kWarps - 1) / kWarps;
+  [[maybe_unused]] uint32_t words_[kEach];
+};
+
 // ---- Reductions over a warp: every lane gets the result, in a fixed order ----
 
 __device__ __forceinline__ float warp_sum(float x) {
