@@ -179,27 +179,33 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& 
       constexpr uint32_t kPieces = 4;
       const Tensor& in = phase.linear.in;
       for (uint32_t piece = first + lane * 8; piece - lane * 8 < end; piece += kPieces * 256) {
-        uint4 got[kPieces];
-        if (made_here) {
-          for (bool ready = false; !ready;) {
-            ready = true;
-#pragma unroll
-            for (uint32_t i = 0; i < kPieces; ++i)
-              if (piece + i * 256 < min(cols, end)) got[i] = look_at(handed_at(row, piece + i * 256));
-#pragma unroll
-            for (uint32_t i = 0; i < kPieces; ++i)
-              if (piece + i * 256 < min(cols, end)) ready = ready && made(got[i]);
-          }
-          __syncwarp();
+        const uint32_t behind = min(end, piece - lane * 8 + kPieces * 256); // of the warp's pieces
+        if (!made_here) {
+#pragma unroll 1
+          for (uint32_t col = piece; col - lane * 8 < behind; col += 256)
+            put_x<R>(to, sums, cols, col, col < end, col < min(cols, end) ? load_eight(in, row, col) : Eight{});
+          continue;
         }
+        // Each as soon as it is there: most of the blocks are done before the last.
+        uint32_t left = (1u << (behind - (piece - lane * 8) + 255) / 256) - 1;
+        uint4 got[kPieces] = {};
+        while (left != 0) {
 #pragma unroll
-        for (uint32_t i = 0; i < kPieces; ++i) {
-          const uint32_t col = piece + i * 256;
-          if (col - lane * 8 >= end) break; // the whole warp
-          put_x<R>(to, sums, cols, col, col < end,
-                   col >= min(cols, end) ? Eight{}
-                   : made_here           ? eight_of(got[i])
-                                         : load_eight(in, row, col));
+          for (uint32_t i = 0; i < kPieces; ++i)
+            if ((left >> i & 1) != 0 && piece + i * 256 < min(cols, end))
+              got[i] = look_at(handed_at(row, piece + i * 256));
+#pragma unroll(R::kPlain ? kPieces : 1) // what put_x makes for blocks is long
+          for (uint32_t i = 0; i < kPieces; ++i) {
+            if ((left >> i & 1) != 0 && !__any_sync(kAllLanes, !made(got[0]))) {
+              const uint32_t col = piece + i * 256;
+              put_x<R>(to, sums, cols, col, col < end, col < min(cols, end) ? eight_of(got[0]) : Eight{});
+              left ^= 1u << i;
+            }
+            const uint4 first = got[0]; // the next to the front
+#pragma unroll
+            for (uint32_t k = 0; k + 1 < kPieces; ++k) got[k] = got[k + 1];
+            got[kPieces - 1] = first;
+          }
         }
       }
       continue;

@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kWarps * 32) linear_any_kernel(uint32_t rows, 
     return finish(a, p, n, warp_sum(sum));
   };
   float value = sum_of(part);
-  if (a.glu) value = gated(a, value, sum_of(a.parts[1]));
+  if (a.glu) value = gated(a.glu_activation, value, sum_of(a.parts[1]));
   if (lane == 0) put(a, row, a.glu ? n : part.first_col + n, value);
 }
 

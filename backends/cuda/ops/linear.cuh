@@ -32,13 +32,28 @@ template <uint32_t kRows> uint32_t count_tiles(const LinearArgs& a) {
   return tiles;
 }
 
+// What is added to the sum of output n of a part: where there is no bias -0, which leaves every sum as it is.
+__device__ __forceinline__ float bias_of(const LinearPart& part, uint32_t n) {
+  return part.bias != nullptr ? part.bias[n] : -0.f;
+}
+// What the op makes of a sum, in registers.
+struct Finish {
+  uint32_t activation;
+  float scale, softcap;
+
+  __device__ __forceinline__ explicit Finish(const LinearArgs& a)
+      : activation(a.activation), scale(a.scale), softcap(a.softcap) {}
+  __device__ __forceinline__ float operator()(float sum, float bias) const {
+    sum += bias;
+    if (activation != QUIRE_ACT_NONE) sum = activate(activation, sum);
+    sum *= scale;
+    if (softcap != 0.f) sum = softcap * tanhf(sum / softcap);
+    return sum;
+  }
+};
 // The sum of output n of a part as the op wants it.
 __device__ __forceinline__ float finish(const LinearArgs& a, const LinearPart& part, uint32_t n, float sum) {
-  if (part.bias != nullptr) sum += part.bias[n];
-  if (a.activation != QUIRE_ACT_NONE) sum = activate(a.activation, sum);
-  sum *= a.scale;
-  if (a.softcap != 0.f) sum = a.softcap * tanhf(sum / a.softcap);
-  return sum;
+  return Finish(a)(sum, bias_of(part, n));
 }
 
 __device__ __forceinline__ void put(const LinearArgs& a, uint32_t row, uint32_t col, float value) {
@@ -52,8 +67,8 @@ __device__ __forceinline__ void put(const LinearArgs& a, uint32_t row, uint32_t 
 }
 
 // act(gate) * up as the unfused ops would make it of values stored in fp16.
-__device__ __forceinline__ float gated(const LinearArgs& a, float gate, float up) {
-  return activate(a.glu_activation, __half2float(to_half(gate))) * __half2float(to_half(up));
+__device__ __forceinline__ float gated(uint32_t activation, float gate, float up) {
+  return activate(activation, __half2float(to_half(gate))) * __half2float(to_half(up));
 }
 
 // body(std::integral_constant of the block format); kernel: for the error.

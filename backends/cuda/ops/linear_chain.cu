@@ -68,10 +68,19 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
     o.col = a.parts[o.part].first_col + o.n;
     return o;
   };
-  Output o = output_of(threadIdx.x); // known before the last warp is done
+  // All that can be known before the last warp is done.
+  Output o = output_of(threadIdx.x);
+  const Finish finish_sum(a);
+  const bool glu = a.glu;
+  const uint32_t glu_activation = a.glu_activation;
+  const auto bias_of_output = [&](uint32_t part) { return o.valid ? bias_of(a.parts[part], o.n) : 0.f; };
+  float bias = bias_of_output(o.part), bias_of_up = glu ? bias_of_output(1) : 0.f;
   __syncthreads();
   for (uint32_t i = threadIdx.x; i - lane < outputs; i += kThreads) { // whole warps
-    if (i != threadIdx.x) o = output_of(i);
+    if (i != threadIdx.x) {
+      o = output_of(i);
+      bias = bias_of_output(o.part), bias_of_up = glu ? bias_of_output(1) : 0.f;
+    }
     const auto total = [&](uint32_t slot, uint32_t row_of_w) {
       const float* from = partial + slot * of_slot + row_of_w * pitch + o.row;
       float of[kWarps], sum = 0;
@@ -83,13 +92,10 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
     };
     float value = 0;
     if (o.valid) {
-      const LinearPart& part = a.parts[o.part];
-      const float sum = total(o.slot, o.in_tile);
-      if (!a.glu) {
-        value = finish(a, part, o.n, sum);
-      } else {
+      value = finish_sum(total(o.slot, o.in_tile), bias);
+      if (glu) {
         const float up = R::kPlain ? total(o.slot, 8 + o.in_tile) : total(o.slot + 1, o.in_tile);
-        value = gated(a, finish(a, part, o.n, sum), finish(a, a.parts[1], o.n, up));
+        value = gated(glu_activation, value, finish_sum(up, bias_of_up));
       }
     }
     if (to != nullptr) {

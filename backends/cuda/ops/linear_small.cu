@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1) linear_small_kernel(uint32_
       if (n >= a.parts[0].weight.rows) continue;
       const float gate = finish(a, a.parts[0], n, total(in_tile, row)),
                   up = finish(a, a.parts[1], n, total(16 + in_tile, row));
-      put(a, row, n, gated(a, gate, up));
+      put(a, row, n, gated(a.glu_activation, gate, up));
     } else {
       const LinearPart& part = a.parts[place.part];
       const uint32_t n = place.tile * 16 * kTiles + in_tile;
