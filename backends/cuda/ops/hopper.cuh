@@ -45,17 +45,29 @@ __device__ __forceinline__ void copy_2d(void* to, const CUtensorMap* map, uint64
                "l"(map), "r"(shared_address(b)), "r"(x), "r"(y)
                : "memory");
 }
+// How the L2 keeps what a copy reads: first to go, as is right for weights, which are read once a step and would
+// displace all that is read more often. What createpolicy.fractional.L2::evict_first makes for the whole of an access;
+// source of the encoding: CUTLASS, TMA::CacheHintSm90::EVICT_FIRST.
+inline constexpr uint64_t kReadOnce = 0x12f0000000000000;
+
 // Of a multiple of 16 bytes, both ends aligned to 16.
-__device__ __forceinline__ void copy_bulk(void* to, const void* from, uint32_t bytes, uint64_t* b) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(b))
+__device__ __forceinline__ void copy_bulk(void* to, const void* from, uint32_t bytes, uint64_t* b, uint64_t policy) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
+               "%4;" ::"r"(shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(b)), "l"(policy)
                : "memory");
 }
 __device__ __forceinline__ void copy_3d(void* to, const CUtensorMap* map, uint64_t* b, int x, int y, int z) {
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, "
                "%5}], [%2];" ::"r"(shared_address(to)),
                "l"(map), "r"(shared_address(b)), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+__device__ __forceinline__ void copy_3d(void* to, const CUtensorMap* map, uint64_t* b, int x, int y, int z,
+                                        uint64_t policy) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+               "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(to)),
+               "l"(map), "r"(shared_address(b)), "r"(x), "r"(y), "r"(z), "l"(policy)
                : "memory");
 }
 __device__ __forceinline__ void copy_4d(void* to, const CUtensorMap* map, uint64_t* b, int x, int y, int z, int w) {

@@ -72,7 +72,7 @@ struct PlainPlace {
     for (uint32_t h = 0; h < 2; ++h)
       if (h < halves)
         hopper::copy_3d(to + h * PlainStream::kHalfBytes, map, full, 0, static_cast<int>(row[h]),
-                        static_cast<int>(unit));
+                        static_cast<int>(unit), hopper::kReadOnce);
 #else
     const uint32_t cols = phase.linear.parts[0].weight.cols, stride = phase.linear.parts[0].weight.stride;
 #pragma unroll
@@ -155,7 +155,9 @@ template <uint32_t kFormat> struct BlockStream {
       if constexpr (kQ2)
         copy(to + kAt2, (kQ4 ? p.second : p.first) + unit * kPlanes.q2_bytes, count * kPlanes.q2_bytes);
     };
-    const auto copy_small = [&](unsigned char* at, const std::byte* from, uint32_t bytes) { // 512 bytes at most
+    // 512 bytes at most. No policy: ptxas 13.0 makes LDGSTS of impossible registers of them then ([R + UR0],
+    // desc[UR1]).
+    const auto copy_small = [&](unsigned char* at, const std::byte* from, uint32_t bytes) {
       if (lane * 16 < bytes) copy_async16(at + lane * 16, from + lane * 16, true);
     };
     if constexpr (kQ1) copy_small(to + kAt1, p.second + unit * kPlanes.q1_bytes, count * kPlanes.q1_bytes);
@@ -167,7 +169,9 @@ template <uint32_t kFormat> struct BlockStream {
     if (!hopper::elected()) return;
     constexpr uint32_t kLargeBytes = kPlanes.q4_bytes + kPlanes.q8_bytes + kPlanes.q2_bytes; // of a unit
     hopper::barrier_expect(full, count * kLargeBytes);
-    large([&](unsigned char* at, const std::byte* from, uint32_t bytes) { hopper::copy_bulk(at, from, bytes, full); });
+    large([&](unsigned char* at, const std::byte* from, uint32_t bytes) {
+      hopper::copy_bulk(at, from, bytes, full, hopper::kReadOnce);
+    });
 #else
     large([&](unsigned char* at, const std::byte* from, uint32_t bytes) {
       for (uint32_t i = lane * 16; i < bytes; i += 32 * 16) copy_async16(at + i, from + i, true);
