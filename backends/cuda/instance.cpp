@@ -1,8 +1,11 @@
 #include "instance.hpp"
 
+#include "ops/chain_times.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <cstdlib>
 #include <cstring>
 
 namespace quire::cuda {
@@ -18,6 +21,9 @@ CudaInstance::CudaInstance(const quire_create_options& options)
   else
     log(QUIRE_LOG_INFO,
         "CUDA: " + library_->description() + "; our own matrix kernel runs, which is slower for prompts");
+  if (!kChainTraced && std::getenv("QUIRE_CUDA_TRACE") != nullptr)
+    log(QUIRE_LOG_WARNING,
+        "CUDA: QUIRE_CUDA_TRACE is set, but chains of this build note no times: configure it with -Dtrace_chains=true");
   load_choices();
 }
 
