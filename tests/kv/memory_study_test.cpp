@@ -11,6 +11,7 @@
 #include "bench/plot.hpp"
 #include "bench/sharing.hpp"
 #include "quire/error.hpp"
+#include "support/temp_folder.hpp"
 
 namespace quire::bench {
 namespace {
@@ -107,7 +108,8 @@ TEST(MemoryStudy, BuiltInBeamTracesAreThere) {
 }
 
 TEST(MemoryStudy, BrokenBeamTraceIsAnErrorThatNamesTheLine) {
-  const auto file = std::filesystem::temp_directory_path() / "quire-broken-beams.txt";
+  const test::TempFolder folder;
+  const auto file = folder.path() / "broken-beams.txt";
   for (const char* text : {"a 2 5 2 00 0x\n", "a 2 5 3 00 01\n", "a 2 5 2 00 012\n", "a two\n"}) {
     std::ofstream(file) << "# beams\n" << text;
     try {
@@ -117,11 +119,11 @@ TEST(MemoryStudy, BrokenBeamTraceIsAnErrorThatNamesTheLine) {
       EXPECT_NE(std::string(error.what()).find("line 2"), std::string::npos) << error.what();
     }
   }
-  std::filesystem::remove(file);
 }
 
 TEST(MemoryStudy, WritesFilesOrSaysWhyNot) {
-  const auto folder = std::filesystem::temp_directory_path() / "quire-memory-study";
+  const test::TempFolder temporary;
+  const auto folder = temporary.path() / "study";
   std::filesystem::create_directories(folder);
   const Table table{"row", {"a", "b"}, {"one", "two"}, {{1, 2.5}, {std::nan(""), 4}}};
   write_csv(folder / "t.csv", table);

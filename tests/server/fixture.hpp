@@ -24,10 +24,9 @@
 #include <thread>
 #include <vector>
 
-#include <unistd.h>
-
 #include "quire/engine.hpp"
 #include "server/server.hpp"
+#include "support/temp_folder.hpp"
 
 namespace quire::server::test {
 
@@ -35,21 +34,17 @@ namespace net = boost::asio;
 namespace beast = boost::beast;
 namespace websocket = boost::beast::websocket;
 
-// A folder with the configuration of a tiny Llama, removed at the end.
+// A folder with the configuration of a tiny Llama.
 class TinyModel {
  public:
   explicit TinyModel(int max_context = 2048) {
-    folder_ = std::filesystem::temp_directory_path() /
-              ("quire-tiny-" + std::to_string(getpid()) + "-" + std::to_string(max_context));
-    std::filesystem::create_directories(folder_);
-    std::ofstream(folder_ / "config.json")
+    std::ofstream(folder_.path() / "config.json")
         << R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":64,"intermediate_size":128,
       "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"rms_norm_eps":1e-5,"rope_theta":10000.0,"vocab_size":384,
       "max_position_embeddings":)"
         << max_context << R"(,"tie_word_embeddings":true,"torch_dtype":"float32"})";
   }
-  ~TinyModel() { std::filesystem::remove_all(folder_); }
-  std::string path() const { return folder_.string(); }
+  std::string path() const { return folder_.path().string(); }
 
   static EngineOptions options(const TinyModel& model) {
     EngineOptions o;
@@ -65,7 +60,7 @@ class TinyModel {
   }
 
  private:
-  std::filesystem::path folder_;
+  quire::test::TempFolder folder_;
 };
 
 struct Running {
