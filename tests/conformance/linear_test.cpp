@@ -91,6 +91,33 @@ TEST(Linear, EveryFormatBehindANormAtOneToken) {
     }
 }
 
+// The second of two linears has rows so long that what streams them through buffers (CUDA: the rings of linear_chain's
+// warps) goes round those, however many multiprocessors there are.
+TEST(Linear, EveryFormatWithLongRowsAtOneToken) {
+  Harness h("Linear.EveryFormatWithLongRowsAtOneToken");
+  Random& random = h.random();
+  constexpr uint32_t kFirst = 256, kLong = 20480;
+  for (const uint32_t format : all_formats()) {
+    const uint32_t N = random.integer(1, 40);
+    TestProgram p = program_for(1);
+    const uint32_t normed = p.tensor(QUIRE_TOKENS, 1, kFirst), middle = p.tensor(QUIRE_TOKENS, 1, kLong),
+                   out = p.tensor(QUIRE_TOKENS, 1, N);
+    quire_norm norm{};
+    norm.epsilon = 1e-5f;
+    p.op(QUIRE_OP_NORM, {p.input(kFirst, random)}, {normed}).u.norm = norm;
+    quire_linear first{}, second{};
+    first.weights[0] = p.random_weight(format, 0, kLong, kFirst, 1 / std::sqrt(kFirst), random);
+    second.weights[0] = p.random_weight(format, 0, N, kLong, 1 / std::sqrt(kLong), random);
+    p.op(QUIRE_OP_LINEAR, {normed}, {middle}).u.linear = first;
+    p.op(QUIRE_OP_LINEAR, {middle}, {out}).u.linear = second;
+    p.extra_output(out);
+    p.add_plain_logits(random);
+    std::ostringstream what;
+    what << "[1, " << kFirst << "] to " << kLong << " to " << N << " " << format_shape(format).name;
+    h.check(p, {plain_step(1, 1, random)}, what.str());
+  }
+}
+
 TEST(Linear, PartsOfDifferentFormatsAreConcatenated) {
   Harness h("Linear.PartsOfDifferentFormatsAreConcatenated");
   Random& random = h.random();
