@@ -178,16 +178,15 @@ __device__ __forceinline__ void fill_x(const ChainPhase& phase, const Share<R>& 
     if (!phase.normed) {
       constexpr uint32_t kPieces = 4;
       const Tensor& in = phase.linear.in;
-      for (uint32_t piece = first + lane * 8; piece - lane * 8 < end; piece += kPieces * 256) {
-        const uint32_t behind = min(end, piece - lane * 8 + kPieces * 256); // of the warp's pieces
-        if (!made_here) {
+      if (!made_here) {
 #pragma unroll 1
-          for (uint32_t col = piece; col - lane * 8 < behind; col += 256)
-            put_x<R>(to, sums, cols, col, col < end, col < min(cols, end) ? load_eight(in, row, col) : Eight{});
-          continue;
-        }
+        for (uint32_t col = first + lane * 8; col - lane * 8 < end; col += 256)
+          put_x<R>(to, sums, cols, col, col < end, col < min(cols, end) ? load_eight(in, row, col) : Eight{});
+        continue;
+      }
+      for (uint32_t piece = first + lane * 8; piece - lane * 8 < end; piece += kPieces * 256) {
         // Each as soon as it is there: most of the blocks are done before the last.
-        uint32_t left = (1u << (behind - (piece - lane * 8) + 255) / 256) - 1;
+        uint32_t left = (1u << min((end - (piece - lane * 8) + 255) / 256, kPieces)) - 1;
         uint4 got[kPieces] = {};
         while (left != 0) {
 #pragma unroll

@@ -50,6 +50,7 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
     bool valid;
     uint32_t row, slot, in_tile; // of the sums
     uint32_t part, n, col;
+    float bias, bias_of_up;
   };
   const auto output_of = [&](uint32_t i) {
     Output o;
@@ -66,6 +67,8 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
     }
     o.valid = inside && o.n < a.parts[o.part].weight.rows;
     o.col = a.parts[o.part].first_col + o.n;
+    o.bias = o.valid ? bias_of(a.parts[o.part], o.n) : 0;
+    o.bias_of_up = o.valid && a.glu ? bias_of(a.parts[1], o.n) : 0;
     return o;
   };
   // All that can be known before the last warp is done.
@@ -73,14 +76,9 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
   const Finish finish_sum(a);
   const bool glu = a.glu;
   const uint32_t glu_activation = a.glu_activation;
-  const auto bias_of_output = [&](uint32_t part) { return o.valid ? bias_of(a.parts[part], o.n) : 0.f; };
-  float bias = bias_of_output(o.part), bias_of_up = glu ? bias_of_output(1) : 0.f;
   __syncthreads();
   for (uint32_t i = threadIdx.x; i - lane < outputs; i += kThreads) { // whole warps
-    if (i != threadIdx.x) {
-      o = output_of(i);
-      bias = bias_of_output(o.part), bias_of_up = glu ? bias_of_output(1) : 0.f;
-    }
+    if (i != threadIdx.x) o = output_of(i);
     const auto total = [&](uint32_t slot, uint32_t row_of_w) {
       const float* from = partial + slot * of_slot + row_of_w * pitch + o.row;
       float of[kWarps], sum = 0;
@@ -92,10 +90,10 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
     };
     float value = 0;
     if (o.valid) {
-      value = finish_sum(total(o.slot, o.in_tile), bias);
+      value = finish_sum(total(o.slot, o.in_tile), o.bias);
       if (glu) {
         const float up = R::kPlain ? total(o.slot, 8 + o.in_tile) : total(o.slot + 1, o.in_tile);
-        value = gated(glu_activation, value, finish_sum(up, bias_of_up));
+        value = gated(glu_activation, value, finish_sum(up, o.bias_of_up));
       }
     }
     if (to != nullptr) {
