@@ -139,7 +139,7 @@ int run_conformance() {
 }
 
 int run_oracle() {
-  OracleOptions o = oracle_options(options().backend, options().kv_format);
+  OracleOptions o = oracle_options(options().backend, options().full, options().kv_format);
   o.model = options().model.empty() ? find_test_model() : options().model;
   if (o.model.empty()) {
     std::fprintf(
@@ -148,7 +148,6 @@ int run_oracle() {
     return 77;
   }
   o.goldens = options().goldens;
-  o.full = options().full;
   if (options().chunk) o.chunk = options().chunk;
   if (options().batch) o.batch = options().batch;
   o.session = session_options();

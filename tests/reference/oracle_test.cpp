@@ -11,12 +11,11 @@
 namespace quire::tests {
 
 TEST(Oracle, SmolLM2EqualsHuggingFace) {
-  OracleOptions options = oracle_options("reference");
+  const char* full = std::getenv("QUIRE_FULL");
+  OracleOptions options = oracle_options("reference", full && std::strcmp(full, "1") == 0);
   options.model = find_test_model();
   if (options.model.empty())
     GTEST_SKIP() << "SmolLM2-135M-Instruct.Q4_1.gguf is not there: run ./quickstart.sh, or set QUIRE_MODEL";
-  const char* full = std::getenv("QUIRE_FULL");
-  options.full = full && std::strcmp(full, "1") == 0;
   const OracleResult result = check_oracle(reference_plugin(), options);
   std::printf("%s\n", result.summary(options).c_str());
   EXPECT_GT(result.rows, 300u);

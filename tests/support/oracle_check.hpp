@@ -25,9 +25,9 @@ struct OracleOptions {
   BackendSession::Options session;
 };
 // What is required of a backend: 1e-4 and the same tokens of the reference, 1e-2 with 16-bit storage of Vulkan, 3e-2
-// with 16-bit operands of CUDA; with a cache in f8 what that costs, by rows and on average. kv_format: a word of the
-// command line, or empty: f32 for the reference, else f16.
-OracleOptions oracle_options(const std::string& backend, const std::string& kv_format = {});
+// with 16-bit operands of CUDA; with a cache in f8 what that costs, by rows (more over all prompts) and on average.
+// kv_format: a word of the command line, or empty: f32 for the reference, else f16.
+OracleOptions oracle_options(const std::string& backend, bool full, const std::string& kv_format = {});
 
 struct OracleResult {
   size_t prompts = 0, rows = 0, tokens = 0;
