@@ -21,6 +21,25 @@ uint32_t inner_size(uint32_t block, Random& random, uint32_t most) {
   return block * random.integer(1, std::max(1u, most / block));
 }
 
+// What comes in, [1, K], behind a norm with this weight (0: none).
+uint32_t normed_input(TestProgram& p, uint32_t K, uint32_t weight, Random& random) {
+  const uint32_t normed = p.tensor(QUIRE_TOKENS, 1, K);
+  quire_norm norm{};
+  norm.epsilon = 1e-5f;
+  norm.weight = weight;
+  p.op(QUIRE_OP_NORM, {p.input(K, random)}, {normed}).u.norm = norm;
+  return normed;
+}
+
+// [1, N] of [1, K].
+uint32_t plain_linear(TestProgram& p, uint32_t in, uint32_t format, uint32_t N, uint32_t K, Random& random) {
+  const uint32_t out = p.tensor(QUIRE_TOKENS, 1, N);
+  quire_linear linear{};
+  linear.weights[0] = p.random_weight(format, 0, N, K, 1 / std::sqrt(K), random);
+  p.op(QUIRE_OP_LINEAR, {in}, {out}).u.linear = linear;
+  return out;
+}
+
 void check_linear(Harness& h, std::vector<uint32_t> formats, std::vector<uint32_t> widths, uint32_t K, uint32_t tokens,
                   bool on_outputs, const quire_linear& rest, bool biases) {
   Random& random = h.random();
@@ -70,20 +89,14 @@ TEST(Linear, EveryFormatBehindANormAtOneToken) {
       const uint32_t K = inner_size(std::max(format_shape(format).elements, 8u), random, i == 0 ? 1024 : 4096);
       const uint32_t N = random.integer(1, 200);
       TestProgram p = program_for(1);
-      const uint32_t normed = p.tensor(QUIRE_TOKENS, 1, K), out = p.tensor(QUIRE_TOKENS, 1, N);
-      quire_norm norm{};
-      norm.epsilon = 1e-5f;
+      uint32_t norm_weight = 0;
       if (i != 0) { // activations of many sizes, a few far above the rest, as models have them
         std::vector<float> factors(K);
         for (float& factor : factors)
           factor = static_cast<float>(std::exp2(random.uniform(-2, 2)) * (random.chance(0.02) ? 64 : 1));
-        norm.weight = p.vector(factors);
+        norm_weight = p.vector(factors);
       }
-      p.op(QUIRE_OP_NORM, {p.input(K, random)}, {normed}).u.norm = norm;
-      quire_linear linear{};
-      linear.weights[0] = p.random_weight(format, 0, N, K, 1 / std::sqrt(K), random);
-      p.op(QUIRE_OP_LINEAR, {normed}, {out}).u.linear = linear;
-      p.extra_output(out);
+      p.extra_output(plain_linear(p, normed_input(p, K, norm_weight, random), format, N, K, random));
       p.add_plain_logits(random);
       std::ostringstream what;
       what << "norm, [1, " << K << "] to " << N << " " << format_shape(format).name;
@@ -100,17 +113,8 @@ TEST(Linear, EveryFormatWithLongRowsAtOneToken) {
   for (const uint32_t format : all_formats()) {
     const uint32_t N = random.integer(1, 40);
     TestProgram p = program_for(1);
-    const uint32_t normed = p.tensor(QUIRE_TOKENS, 1, kFirst), middle = p.tensor(QUIRE_TOKENS, 1, kLong),
-                   out = p.tensor(QUIRE_TOKENS, 1, N);
-    quire_norm norm{};
-    norm.epsilon = 1e-5f;
-    p.op(QUIRE_OP_NORM, {p.input(kFirst, random)}, {normed}).u.norm = norm;
-    quire_linear first{}, second{};
-    first.weights[0] = p.random_weight(format, 0, kLong, kFirst, 1 / std::sqrt(kFirst), random);
-    second.weights[0] = p.random_weight(format, 0, N, kLong, 1 / std::sqrt(kLong), random);
-    p.op(QUIRE_OP_LINEAR, {normed}, {middle}).u.linear = first;
-    p.op(QUIRE_OP_LINEAR, {middle}, {out}).u.linear = second;
-    p.extra_output(out);
+    const uint32_t middle = plain_linear(p, normed_input(p, kFirst, 0, random), format, kLong, kFirst, random);
+    p.extra_output(plain_linear(p, middle, format, N, kLong, random));
     p.add_plain_logits(random);
     std::ostringstream what;
     what << "[1, " << kFirst << "] to " << kLong << " to " << N << " " << format_shape(format).name;

@@ -109,9 +109,8 @@ TEST(MemoryStudy, BuiltInBeamTracesAreThere) {
 
 TEST(MemoryStudy, BrokenBeamTraceIsAnErrorThatNamesTheLine) {
   const test::TempFolder folder;
-  const auto file = folder.path() / "broken-beams.txt";
   for (const char* text : {"a 2 5 2 00 0x\n", "a 2 5 3 00 01\n", "a 2 5 2 00 012\n", "a two\n"}) {
-    std::ofstream(file) << "# beams\n" << text;
+    const auto file = folder.write("broken-beams.txt", std::string("# beams\n") + text);
     try {
       read_beam_traces(file);
       ADD_FAILURE() << text;

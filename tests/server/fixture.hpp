@@ -16,8 +16,6 @@
 #include <spdlog/spdlog.h>
 
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -38,11 +36,12 @@ namespace websocket = boost::beast::websocket;
 class TinyModel {
  public:
   explicit TinyModel(int max_context = 2048) {
-    std::ofstream(folder_.path() / "config.json")
-        << R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":64,"intermediate_size":128,
+    folder_.write(
+        "config.json",
+        R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":64,"intermediate_size":128,
       "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"rms_norm_eps":1e-5,"rope_theta":10000.0,"vocab_size":384,
-      "max_position_embeddings":)"
-        << max_context << R"(,"tie_word_embeddings":true,"torch_dtype":"float32"})";
+      "max_position_embeddings":)" +
+            std::to_string(max_context) + R"(,"tie_word_embeddings":true,"torch_dtype":"float32"})");
   }
   std::string path() const { return folder_.path().string(); }
 

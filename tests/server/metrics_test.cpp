@@ -1,5 +1,6 @@
 // What /metrics says while the real model serves more than its memory holds: the counters against what the clients saw.
 #include <atomic>
+#include <filesystem>
 #include <map>
 
 #include "fixture.hpp"
