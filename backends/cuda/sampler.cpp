@@ -55,14 +55,14 @@ SampleArgs Sampler::arguments(const SampleRow* packed, const float* logits, uint
 void Sampler::queue_plain(const SampleRow* packed, uint32_t rows, const float* logits, uint32_t vocab,
                           const Queue& queue) const {
   assert(vocab <= vocab_);
-  cuda::sample(queue, rows, arguments(packed, logits, vocab));
+  cuda::sample(queue, rows, true, arguments(packed, logits, vocab));
 }
 
 bool Sampler::pack_plain(uint64_t ticket, std::span<const quire_sampling_row> rows, uint32_t vocab,
                          std::span<SampleRow> to) {
   assert(rows.size() <= to.size() && rows.size() <= max_rows_);
   const Extras extras = pack(rows, vocab, row_base(ticket), to.data());
-  const bool plain = !extras.brings() && !extras.adjusts && !extras.candidates;
+  const bool plain = extras.plain() && !extras.brings();
   for (SampleRow& row : to.subspan(plain ? rows.size() : 0)) row.out = kNotSampled;
   return plain;
 }
@@ -166,7 +166,7 @@ void Sampler::sample(uint64_t ticket, std::span<const quire_sampling_row> rows, 
 
   check(cudaMemcpyAsync(to->data(), from->data(), bytes, cudaMemcpyHostToDevice, queue.stream),
         "sending sampling parameters");
-  cuda::sample(queue, count, a);
+  cuda::sample(queue, count, extras.plain(), a);
   if (slot.has_candidates)
     check(cudaMemcpyAsync(slot.candidates.data(), candidates_.data(),
                           uint64_t{count} * QUIRE_MAX_CANDIDATES * sizeof(quire_candidate), cudaMemcpyDeviceToHost,

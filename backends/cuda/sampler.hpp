@@ -59,6 +59,7 @@ class Sampler {
     uint64_t counts = 0, biases = 0, masks = 0, wanted = 0;
     bool adjusts = false, candidates = false;
     bool brings() const { return counts + biases + masks + wanted != 0; }
+    bool plain() const { return !adjusts && !candidates; }
   };
   struct Slot {
     PinnedBuffer rows_upload; // SampleRow [max_rows]

@@ -1,10 +1,11 @@
 // sample: a token, its logprob and the most probable candidates of each row of logits.
 //
 // Shapes: logits [R, vocab] float32. Bytes: the logits once for plain rows (greedy, or temperature alone); rows that
-// are adjusted are copied, and read again by each filter, from the L2. Two launches: `scan` over stretches of 8,192
-// tokens: the raw row's log-sum-exp, and the whole choice of plain rows; `choose`, a block a row: joins the stretches,
-// and for the others applies penalties and bias to the copy, selects thresholds, and draws. All results are independent
-// of the order of the threads but for the last bits of the log-sum-exp, whose order is fixed.
+// are adjusted are copied, and read again by each filter, from the L2. Two launches: `scan` over stretches of 4,096
+// tokens: the raw row's log-sum-exp, and the whole choice of plain rows; then `join_stretches`, a warp a row, where all
+// rows are plain, else `choose`, a block a row: joins the stretches, and for the others applies penalties and bias to
+// the copy, selects thresholds, and draws. All results are independent of the order of the threads but for the last
+// bits of the log-sum-exp, whose order is fixed.
 #include "sample.cuh"
 
 #include <cassert>
@@ -12,7 +13,7 @@
 namespace quire::cuda {
 namespace {
 
-constexpr uint32_t kScanThreads = 256;
+constexpr uint32_t kScanThreads = 256, kJoinThreads = 128;
 
 __device__ __forceinline__ void join(float& largest, float& sum, float other_largest, float other_sum) {
   const float both = fmaxf(largest, other_largest);
@@ -20,76 +21,120 @@ __device__ __forceinline__ void join(float& largest, float& sum, float other_lar
   sum = sum * expf(largest - both) + other_sum * expf(other_largest - both);
   largest = both;
 }
+__device__ __forceinline__ void join(SamplePartial& to, const SamplePartial& part) {
+  join(to.largest, to.sum, part.largest, part.sum);
+  Best best{to.best, to.best_token};
+  if (part.best_token >= 0) best.offer(part.best, part.best_token);
+  if (best.token != to.best_token) to.best_logit = part.best_logit;
+  to.best = best.value, to.best_token = best.token;
+  to.has_nan |= part.has_nan;
+}
+// Over the warp, for lane 0.
+__device__ __forceinline__ void join_warp(SamplePartial& mine) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    SamplePartial other;
+    other.largest = __shfl_xor_sync(kAllLanes, mine.largest, step);
+    other.sum = __shfl_xor_sync(kAllLanes, mine.sum, step);
+    other.best = __shfl_xor_sync(kAllLanes, mine.best, step);
+    other.best_token = __shfl_xor_sync(kAllLanes, mine.best_token, step);
+    other.best_logit = __shfl_xor_sync(kAllLanes, mine.best_logit, step);
+    other.has_nan = __shfl_xor_sync(kAllLanes, mine.has_nan, step);
+    join(mine, other);
+  }
+}
+constexpr SamplePartial kNothing{kNever, 0.f, kNever, -1, 0.f, 0};
 
 __global__ void __launch_bounds__(kScanThreads) scan_kernel(SampleArgs a) {
   let_next_kernel_begin();
   wait_for_previous_kernels();
-  const uint32_t r = blockIdx.y, tid = threadIdx.x, first = blockIdx.x * kStretch;
-  const uint32_t end = min(first + kStretch, a.vocab);
+  constexpr uint32_t kGroups = kStretch / (4 * kScanThreads); // of four tokens, a thread
+  const uint32_t r = blockIdx.y, tid = threadIdx.x, first = blockIdx.x * kStretch + 4 * tid;
   const SampleRow& row = a.rows[r];
-  if (row.out == kNotSampled) return;
   const float* logits = a.logits + size_t{r} * a.vocab;
-  float* adjusted = a.adjusted + size_t{r} * a.vocab;
-  const uint32_t* mask = row.mask != kNoMask ? a.masks + row.mask : nullptr;
-  const bool plain = row.adjusts == 0, greedy = row.temperature == 0.f;
-  float largest = kNever, sum = 0;
-  bool has_nan = false;
-  Best best;
-  for (uint32_t token = first + 4 * tid; token < end; token += 4 * kScanThreads) {
-    float l[4];
-    float group_largest = kNever;
+  const auto token_of = [&](uint32_t group) { return first + group * 4 * kScanThreads; };
+  float l[kGroups][4]; // all asked for at once, before it is known what is wanted of them
 #pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) {
-      l[i] = token + i < end ? logits[token + i] : kNever;
-      has_nan = has_nan || l[i] != l[i];
-      group_largest = fmaxf(group_largest, l[i]);
-    }
-    if (group_largest > largest) {
-      sum = largest == kNever ? 0.f : sum * __expf(largest - group_largest);
-      largest = group_largest;
-    }
-    if (largest != kNever)
-#pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) sum += __expf(l[i] - largest);
-    if (plain) {
-      if (greedy) {
-#pragma unroll
-        for (uint32_t i = 0; i < 4; ++i)
-          if (l[i] != kNever) best.offer(l[i], static_cast<int32_t>(token + i));
-      } else {
-        const Philox noise(row.seed_low, row.seed_high, token / 4, row.position, row.choice, 0);
-#pragma unroll
-        for (uint32_t i = 0; i < 4; ++i) offer_sampled(best, false, noise, l[i] / row.temperature, token + i);
-      }
+  for (uint32_t g = 0; g < kGroups; ++g) {
+    const uint32_t token = token_of(g);
+    if (a.vocab % 4 == 0) {
+      const float4 four = token < a.vocab ? *reinterpret_cast<const float4*>(logits + token)
+                                          : make_float4(kNever, kNever, kNever, kNever);
+      l[g][0] = four.x, l[g][1] = four.y, l[g][2] = four.z, l[g][3] = four.w;
     } else {
 #pragma unroll
-      for (uint32_t i = 0; i < 4; ++i)
-        if (token + i < end)
-          adjusted[token + i] =
-              mask != nullptr && (mask[(token + i) / 32] >> ((token + i) % 32) & 1) == 0 ? kNever : l[i];
+      for (uint32_t i = 0; i < 4; ++i) l[g][i] = token + i < a.vocab ? logits[token + i] : kNever;
     }
   }
-  __shared__ SamplePartial warps[kScanThreads / 32];
+  if (row.out == kNotSampled) return;
+  const bool plain = row.adjusts == 0, greedy = row.temperature == 0.f;
+  SamplePartial mine = kNothing;
+  Best best;
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    const float other_largest = __shfl_xor_sync(kAllLanes, largest, step),
-                other_sum = __shfl_xor_sync(kAllLanes, sum, step);
-    join(largest, sum, other_largest, other_sum);
+  for (uint32_t g = 0; g < kGroups; ++g)
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+      mine.has_nan |= l[g][i] != l[g][i];
+      mine.largest = fmaxf(mine.largest, l[g][i]);
+      if (greedy && l[g][i] != kNever) best.offer(l[g][i], static_cast<int32_t>(token_of(g) + i));
+    }
+  if (mine.largest != kNever)
+#pragma unroll
+    for (uint32_t g = 0; g < kGroups; ++g)
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) mine.sum += __expf(l[g][i] - mine.largest);
+  if (plain && greedy) {
+    mine.best = mine.best_logit = best.value, mine.best_token = best.token;
+  } else {
+    float* adjusted = a.adjusted + size_t{r} * a.vocab;
+    const uint32_t* mask = row.mask != kNoMask ? a.masks + row.mask : nullptr;
+    best = {};
+#pragma unroll 1
+    for (uint32_t g = 0; g < kGroups; ++g) { // read again: from the L1
+      const uint32_t token = token_of(g), end = min(token + 4, a.vocab);
+      const Philox noise(row.seed_low, row.seed_high, token / 4, row.position, row.choice, 0);
+      for (uint32_t at = token; at < end; ++at) {
+        if (plain) {
+          const int32_t before = best.token;
+          offer_sampled(best, false, noise, logits[at] / row.temperature, at);
+          if (best.token != before) mine.best_logit = logits[at];
+        } else {
+          adjusted[at] = mask != nullptr && (mask[at / 32] >> (at % 32) & 1) == 0 ? kNever : logits[at];
+        }
+      }
+    }
+    mine.best = best.value, mine.best_token = best.token;
   }
-  best = warp_best(best);
-  const bool any_nan = __any_sync(kAllLanes, has_nan);
-  if (tid % 32 == 0) warps[tid / 32] = {largest, sum, best.value, best.token, any_nan};
+  join_warp(mine);
+  __shared__ SamplePartial warps[kScanThreads / 32];
+  if (tid % 32 == 0) warps[tid / 32] = mine;
   __syncthreads();
-  if (tid != 0) return;
-  SamplePartial all = warps[0];
-  for (uint32_t w = 1; w < kScanThreads / 32; ++w) {
-    join(all.largest, all.sum, warps[w].largest, warps[w].sum);
-    Best b{all.best, all.best_token};
-    if (warps[w].best_token >= 0) b.offer(warps[w].best, warps[w].best_token);
-    all.best = b.value, all.best_token = b.token;
-    all.has_nan |= warps[w].has_nan;
-  }
-  a.partials[size_t{r} * gridDim.x + blockIdx.x] = all;
+  if (tid >= 32) return;
+  mine = tid < kScanThreads / 32 ? warps[tid] : kNothing;
+  join_warp(mine);
+  if (tid == 0) a.partials[size_t{r} * gridDim.x + blockIdx.x] = mine;
+}
+
+// The whole row, for lane 0 of the warp that calls it.
+__device__ __forceinline__ SamplePartial join_row(const SamplePartial* partials, uint32_t stretches) {
+  SamplePartial all = kNothing;
+  for (uint32_t s = threadIdx.x % 32; s < stretches; s += 32) join(all, partials[s]);
+  join_warp(all);
+  return all;
+}
+__device__ __forceinline__ float log_sum_of(const SamplePartial& row) { return row.largest + logf(row.sum); }
+
+__global__ void __launch_bounds__(kJoinThreads) join_stretches_kernel(uint32_t rows, uint32_t stretches, SampleArgs a) {
+  let_next_kernel_begin();
+  wait_for_previous_kernels();
+  const uint32_t r = blockIdx.x * (kJoinThreads / 32) + threadIdx.x / 32;
+  if (r >= rows) return; // a whole warp
+  const uint32_t out = a.rows[r].out;
+  const SamplePartial all = join_row(a.partials + size_t{r} * stretches, stretches);
+  if (out == kNotSampled || threadIdx.x % 32 != 0) return;
+  const int32_t token = all.has_nan == 0 ? all.best_token : -1;
+  a.tokens[out] = token;
+  a.results[out] = {token, token >= 0 ? all.best_logit - log_sum_of(all) : 0.f, 0, 0};
 }
 
 // The most probable tokens of the raw logits, best first: into `out` [num_candidates].
@@ -277,18 +322,15 @@ __global__ void __launch_bounds__(kSampleThreads) choose_kernel(uint32_t stretch
   const uint32_t r = blockIdx.x, tid = threadIdx.x;
   const SampleRow row = a.rows[r];
   if (row.out == kNotSampled) return;
-  const SamplePartial* partials = a.partials + size_t{r} * stretches;
-  SamplePartial all = partials[0];
-  for (uint32_t s = 1; s < stretches; ++s) {
-    const SamplePartial part = partials[s];
-    join(all.largest, all.sum, part.largest, part.sum);
-    Best b{all.best, all.best_token};
-    if (part.best_token >= 0) b.offer(part.best, part.best_token);
-    all.best = b.value, all.best_token = b.token;
-    all.has_nan |= part.has_nan;
+  __shared__ SamplePartial joined;
+  if (tid < 32) {
+    const SamplePartial of_row = join_row(a.partials + size_t{r} * stretches, stretches);
+    if (tid == 0) joined = of_row;
   }
+  __syncthreads();
+  const SamplePartial all = joined;
   const float* logits = a.logits + size_t{r} * a.vocab;
-  const float log_sum = all.largest + logf(all.sum);
+  const float log_sum = log_sum_of(all);
   uint32_t num_candidates = 0;
   int32_t token = -1;
   if (all.has_nan == 0) {
@@ -313,10 +355,14 @@ __global__ void __launch_bounds__(kSampleThreads) choose_kernel(uint32_t stretch
 
 } // namespace
 
-void sample(const Queue& queue, uint32_t rows, const SampleArgs& a) {
+void sample(const Queue& queue, uint32_t rows, bool plain, const SampleArgs& a) {
   const uint32_t stretches = sample_stretches(a.vocab);
   launch("sample_scan", scan_kernel, dim3(stretches, rows), kScanThreads, 0, queue, a);
-  launch("sample_choose", choose_kernel, rows, kSampleThreads, sizeof(SelectMemory), queue, stretches, a);
+  if (plain)
+    launch("sample_join", join_stretches_kernel, (rows + kJoinThreads / 32 - 1) / (kJoinThreads / 32), kJoinThreads, 0,
+           queue, rows, stretches, a);
+  else
+    launch("sample_choose", choose_kernel, rows, kSampleThreads, sizeof(SelectMemory), queue, stretches, a);
 }
 
 } // namespace quire::cuda

@@ -37,10 +37,11 @@ struct alignas(16) SampleResult { // one store: it may lie in the host's memory
 };
 
 // What a stretch of a row comes to.
-struct SamplePartial {
+struct alignas(8) SamplePartial {
   float largest, sum; // of the raw logits: max, sum of exp(l - max)
   float best;         // of a row that isn't adjusted: what the argmax is of
   int32_t best_token; // -1: none
+  float best_logit;   // its raw one
   uint32_t has_nan;
 };
 
@@ -59,9 +60,10 @@ struct SampleArgs {
   quire_candidate* candidates; // [R, QUIRE_MAX_CANDIDATES]
 };
 
-inline constexpr uint32_t kStretch = 8192; // tokens
+inline constexpr uint32_t kStretch = 4096; // tokens
 constexpr uint32_t sample_stretches(uint32_t vocab) { return (vocab + kStretch - 1) / kStretch; }
 
-void sample(const Queue&, uint32_t rows, const SampleArgs&);
+// plain: no row is adjusted or wants candidates.
+void sample(const Queue&, uint32_t rows, bool plain, const SampleArgs&);
 
 } // namespace quire::cuda
