@@ -18,10 +18,13 @@ uint64_t align_up(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 // A linear and the norm before it, by the groups that they are of.
 struct Phase {
   const quire_op* norm = nullptr;
+  const quire_op* gather = nullptr; // between the two: nothing to do where the rows are the tokens
   const quire_op* linear = nullptr;
   const quire_op* glu = nullptr;
 
   bool swapped = false; // the norm's inputs: the second is what the phase before made
+
+  uint32_t groups() const { return 1 + (norm != nullptr ? 1 : 0) + (gather != nullptr ? 1 : 0); }
 
   uint32_t in() const { return norm != nullptr ? norm->in[swapped ? 1 : 0] : linear->in[0]; }
   uint32_t residual() const { return norm != nullptr ? norm->in[swapped ? 0 : 1] : 0; }
@@ -44,7 +47,9 @@ class ChainMaker {
 
   void run() {
     for (uint32_t i = 0; i < fusion_.groups.size();) {
-      const uint32_t count = chain_at(i);
+      uint32_t count = chain_at(i, true);
+      // For steps with other rows those that it is made of, too.
+      if (count != 0 && c_.chains.back().gathers) count = chain_at(i, false);
       i += std::max(count, 1u);
     }
     c_.chain_values = DeviceBuffer(std::max<uint64_t>(2 * set_bytes_, 256), "values of chains");
@@ -54,8 +59,8 @@ class ChainMaker {
   }
 
  private:
-  // Makes a chain of the groups from `first` on; how many it stands for.
-  uint32_t chain_at(uint32_t first) {
+  // Makes a chain of the groups from `first` on; how many it stands for. gathers: also across a gather_rows.
+  uint32_t chain_at(uint32_t first, bool gathers) {
     std::vector<Phase> phases;
     std::vector<uint32_t> ends; // group behind each phase
     uint32_t a = 0, b = 0, symbol = 0;
@@ -63,8 +68,9 @@ class ChainMaker {
       std::optional<Phase> phase = phase_at(at);
       if (phase && phase->norm != nullptr && !phases.empty())
         phase->swapped = phase->norm->in[1] == phases.back().out();
-      if (!phase || !holds(*phase->linear, a, b)) break;
-      const uint32_t rows = c_.data.values[phase->out() - 1].rows, behind = at + (phase->norm != nullptr ? 2 : 1);
+      if (!phase || (phase->gather != nullptr && !gathers) || !holds(*phase->linear, a, b)) break;
+      const uint32_t rows = c_.data.values[(phase->gather != nullptr ? phase->in() : phase->out()) - 1].rows;
+      const uint32_t behind = at + phase->groups();
       if (phases.empty()) symbol = rows;
       if (rows != symbol) break;
       // What the phase before makes is handed over to this phase alone.
@@ -86,6 +92,7 @@ class ChainMaker {
       Chain chain;
       chain.first = first, chain.count = ends.back() - first;
       chain.symbol = symbol, chain.max_rows = rows;
+      chain.gathers = std::any_of(phases.begin(), phases.end(), [](const Phase& p) { return p.gather != nullptr; });
       for (uint32_t group = first; group < ends.back(); ++group)
         chain.launch.ops.insert(chain.launch.ops.end(), fusion_.groups[group].ops.begin(),
                                 fusion_.groups[group].ops.end());
@@ -108,6 +115,14 @@ class ChainMaker {
         ++group;
       }
     }
+    if (phase.norm != nullptr && group < fusion_.groups.size()) {
+      const quire_op& op = c_.data.ops[fusion_.groups[group].ops[0]];
+      if (op.kind == QUIRE_OP_GATHER_ROWS) {
+        if (!read_only_within(op.out[0], group, group + 2)) return {};
+        phase.gather = &op;
+        ++group;
+      }
+    }
     if (group >= fusion_.groups.size()) return {};
     const LaunchGroup& linear = fusion_.groups[group];
     phase.linear = &c_.data.ops[linear.ops[0]];
@@ -121,8 +136,12 @@ class ChainMaker {
     if (c_.weights.matrix(phase.linear->u.linear.weights[0]).format == QUIRE_F16 && device_.compute_capability >= 90 &&
         cols % 64 != 0)
       return {};
-    if (phase.norm != nullptr)
-      return phase.norm->out[0] == phase.linear->in[0] && cols <= kChainNormDim ? std::optional(phase) : std::nullopt;
+    if (phase.norm != nullptr) {
+      const quire_op& reader = phase.gather != nullptr ? *phase.gather : *phase.linear;
+      const bool linked = phase.norm->out[0] == reader.in[0] &&
+                          (phase.gather == nullptr || phase.gather->out[0] == phase.linear->in[0]);
+      return linked && cols <= kChainNormDim ? std::optional(phase) : std::nullopt;
+    }
     const Tensor in = c_.tensor(phase.linear->in[0]);
     return in.type == Type::f16 && aligned(in) ? std::optional(phase) : std::nullopt;
   }
@@ -293,14 +312,22 @@ class ChainMaker {
     send(map_bytes, phases.data(), phase_bytes);
     check(cudaStreamSynchronize(stream_), "sending chains");
     const auto* all_phases = reinterpret_cast<const ChainPhase*>(c_.chain_tables.data() + map_bytes);
-    size_t first = 0;
+    std::vector<size_t> first_phase; // [chains]
+    size_t num_phases = 0;
+    for (const Placed& placed : placed_) {
+      first_phase.push_back(num_phases);
+      num_phases += placed.phases.size();
+    }
     for (size_t i = 0; i < placed_.size(); ++i) {
-      const size_t behind = first + placed_[i].phases.size();
+      const uint32_t end = c_.chains[i].first + c_.chains[i].count;
+      size_t next = i + 1;
+      while (next < placed_.size() && c_.chains[next].first < end) ++next;
+      if (next == placed_.size()) next = 0; // the next step's first
       ChainArgs args;
       args.maps = reinterpret_cast<const ChainMap*>(c_.chain_tables.data());
-      args.phases = all_phases + first;
-      args.next = all_phases + behind % phases.size(); // behind the last the next step begins anew
-      args.num_next = placed_[(i + 1) % placed_.size()].shape.num_phases;
+      args.phases = all_phases + first_phase[i];
+      args.next = all_phases + first_phase[next];
+      args.num_next = placed_[next].shape.num_phases;
       args.shape = placed_[i].shape;
       args.records = c_.chain_counters.as<ChainRecord>();
       args.handed = c_.chain_values.data();
@@ -311,7 +338,6 @@ class ChainMaker {
                                  symbol = c_.chains[i].symbol](const StepRun& run) {
         linear_chain(run.queue, blocks, rows_of(run, symbol), args);
       };
-      first = behind;
     }
   }
 

@@ -192,12 +192,15 @@ uint32_t rows_of(const StepRun& run, uint32_t symbol) {
 std::vector<const Launch*> launches_of(const CompiledProgram& program, const StepRun& run) {
   std::vector<const Launch*> launches;
   launches.reserve(program.launches.size());
+  const auto takes = [&](const Chain& chain) {
+    const uint32_t rows = rows_of(run, chain.symbol);
+    return rows != 0 && rows <= chain.max_rows && (!chain.decode_only || run.tokens == run.sequences) &&
+           (!chain.gathers || run.rows_in_order);
+  };
   auto chain = program.chains.begin();
   for (uint32_t i = 0; i < program.launches.size();) {
-    while (chain != program.chains.end() && chain->first < i) ++chain;
-    const uint32_t rows = chain == program.chains.end() ? 0 : rows_of(run, chain->symbol);
-    if (rows != 0 && chain->first == i && rows <= chain->max_rows &&
-        (!chain->decode_only || run.tokens == run.sequences)) {
+    while (chain != program.chains.end() && (chain->first < i || (chain->first == i && !takes(*chain)))) ++chain;
+    if (chain != program.chains.end() && chain->first == i) {
       launches.push_back(&chain->launch);
       i += chain->count;
     } else {

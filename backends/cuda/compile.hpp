@@ -31,7 +31,8 @@ namespace quire::cuda {
 struct StepRun {
   Queue queue;
   uint32_t tokens = 0, sequences = 0, rows = 0;
-  bool clusters = false; // wants_clusters()
+  bool clusters = false;      // wants_clusters()
+  bool rows_in_order = false; // rows_in_order()
   StepArrays arrays;
   const std::byte* buffer = nullptr; // the step on the device
   const StepLayout* layout = nullptr;
@@ -64,6 +65,7 @@ struct Chain {
   uint32_t symbol = QUIRE_TOKENS; // what counts the rows
   uint32_t max_rows = 0;
   bool decode_only = false; // one token a sequence
+  bool gathers = false;     // stands for a gather_rows too: rows_in_order()
   Launch launch;
 };
 
@@ -83,7 +85,7 @@ struct CompiledProgram {
   std::unique_ptr<KvCache> kv;           // once kv_create was called
   std::vector<Launch> launches;
   std::vector<TunableLinear> tunable; // linears of fp16 weights, which their launches own
-  std::vector<Chain> chains;          // rising
+  std::vector<Chain> chains;          // rising; of those that begin alike the first that takes a step
   DeviceBuffer chain_tables;          // the chains' phases
   DeviceBuffer chain_values;          // what one phase of a chain makes for the next
   DeviceBuffer chain_counters;        // [multiprocessors] launches of chains

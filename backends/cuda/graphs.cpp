@@ -57,7 +57,7 @@ void DecodeGraphs::capture(const Key& key, Entry& entry, const CompiledProgram& 
   run.tokens = run.sequences = run.rows = bucket;
   run.clusters = key.clusters;
   run.buffer = fetch.to;
-  run.captured = true;
+  run.captured = run.rows_in_order = true;
   run.layout = &entry.layout;
   run.arrays = arrays_at(run.buffer, entry.layout, sampler.tokens());
   const uint64_t expected_bytes = entry.layout.tables + uint64_t{bucket} * kExpectedTableBytes;
@@ -65,8 +65,11 @@ void DecodeGraphs::capture(const Key& key, Entry& entry, const CompiledProgram& 
   const Tensor logits = program.tensor(program.data.outputs[0]);
   entry.graph = Graph::capture(queue.stream, [&] {
     fetch_step(queue, expected_bytes, fetch);
-    run.queue = {queue.stream, false}; // the step is there before anything begins: see fetch_step.hpp
-    for (const Launch* launch : launches_of(program, run)) {
+    const std::vector<const Launch*> launches = launches_of(program, run);
+    // Whatever reads the step before it waits begins behind the first: see fetch_step.hpp.
+    const bool embeds = program.data.ops[launches.front()->ops.front()].kind == QUIRE_OP_EMBED;
+    run.queue = {queue.stream, queue.overlap && embeds};
+    for (const Launch* launch : launches) {
       launch->run(run);
       run.queue = queue;
     }
@@ -91,8 +94,8 @@ void DecodeGraphs::capture_again(uint32_t bucket, const CompiledProgram& program
     if (key.bucket == bucket) capture(key, entry, program, fetch, sampler, queue);
 }
 
-const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, uint32_t rows, bool clusters) const {
-  const auto without = entries_.lower_bound({std::max(sequences, rows), false});
+const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, bool clusters) const {
+  const auto without = entries_.lower_bound({sequences, false});
   if (without == entries_.end()) return nullptr;
   const auto with = clusters ? entries_.find({without->first.bucket, true}) : entries_.end();
   return with != entries_.end() ? &with->second : &without->second;

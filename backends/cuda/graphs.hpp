@@ -59,9 +59,9 @@ class DecodeGraphs {
   // Captures the graphs of the bucket of so many sequences anew, if there is one.
   void capture_again(uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch, const Sampler& sampler,
                      const Queue& queue);
-  // The graph that runs a decode step of so many sequences and rows; null where there is none. clusters:
+  // The graph that runs a decode step of so many sequences whose rows are in order; null where there is none. clusters:
   // wants_clusters(); what cluster_of says of the bucket with it is what the graph does.
-  const Entry* find(uint32_t sequences, uint32_t rows, bool clusters) const;
+  const Entry* find(uint32_t sequences, bool clusters) const;
   bool empty() const { return entries_.empty(); }
 
  private:

@@ -135,7 +135,8 @@ void CudaInstance::queue_step(const quire_step& step, Loaded& target, bool may_u
   check_step(step, program.step, num_blocks);
   lap.add(times_.now.check);
   const bool clusters = wants_clusters(step, program.step);
-  if (may_use_graph && is_decode(step)) queued.graph = target.graphs.find(step.num_sequences, step.num_rows, clusters);
+  const bool in_order = rows_in_order(step);
+  if (may_use_graph && is_decode(step) && in_order) queued.graph = target.graphs.find(step.num_sequences, clusters);
   plan_step(step, program.step, plans_, clusters, queued.graph != nullptr ? queued.graph->shape.tokens : 0);
   if (plans_.has_prefill) queued.graph = nullptr; // in fixed order, whose plans don't depend on the bucket
   lap.add(times_.now.plan);
@@ -169,6 +170,7 @@ void CudaInstance::queue_step(const quire_step& step, Loaded& target, bool may_u
   run.queue = queue();
   run.tokens = step.num_tokens, run.sequences = step.num_sequences, run.rows = step.num_rows;
   run.clusters = clusters;
+  run.rows_in_order = in_order;
   run.buffer = target.step_buffer.data();
   run.layout = &layout;
   run.arrays = arrays_at(run.buffer, layout, sampler_.tokens());

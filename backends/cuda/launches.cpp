@@ -394,7 +394,7 @@ void make_rotated_attends(const FusionPlan& fusion, const CompileContext& contex
     };
     c.chains.push_back(std::move(chain));
   }
-  std::sort(c.chains.begin(), c.chains.end(), [](const Chain& a, const Chain& b) { return a.first < b.first; });
+  std::stable_sort(c.chains.begin(), c.chains.end(), [](const Chain& a, const Chain& b) { return a.first < b.first; });
 }
 
 } // namespace quire::cuda

@@ -158,6 +158,13 @@ bool is_decode(const quire_step& step) {
   return step.num_tokens == step.num_sequences; // check_step has seen to it that each has at least one
 }
 
+bool rows_in_order(const quire_step& step) {
+  if (step.num_rows != step.num_tokens) return false;
+  bool in_order = true;
+  for (uint32_t i = 0; i < step.num_rows; ++i) in_order &= step.rows[i] == i;
+  return in_order;
+}
+
 bool wants_clusters(const quire_step& step, const StepTraits& traits) {
   bool wants = false;
   for (const AttendClass& kind : traits.classes) {

@@ -81,8 +81,11 @@ struct StepPlans {
 // known.
 void check_step(const quire_step& step, const StepTraits& traits, std::span<const uint32_t> num_blocks);
 
-// Whether every sequence has one token and rows fit the bucket: a graph may run it.
+// Whether every sequence has one token.
 bool is_decode(const quire_step& step);
+
+// Whether the output of every token is wanted, once: then gather_rows has nothing to do.
+bool rows_in_order(const quire_step& step);
 
 // Positions times KV heads, over the sequences of a step, that clusters are for at most. On an H200, a layer of 8 KV
 // heads at batch 1 takes 1.7 to 2.3 us less in clusters at 200 to 2,200 positions; at 32,768 it takes 57.95 us in

@@ -1,5 +1,5 @@
-// Which graphs are captured and found, and that a sequence which grows beyond what clusters are for goes on as it was:
-// on the emulated device.
+// Which launches a step has, which graphs are captured and found, and that a sequence which grows beyond what clusters
+// are for goes on as it was: on the emulated device.
 #include "graphs.hpp"
 #include "instance.hpp"
 
@@ -11,7 +11,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace quire::cuda {
@@ -77,7 +79,7 @@ TEST(CudaGraphs, ABucketThatMayHaveClustersHasAGraphWithAndOneWithout) {
   EXPECT_EQ(captured[0], 4u) << "1, 2, 4 and 8 sequences";
   EXPECT_EQ(captured[1], 2u) << "the emulated device has room for 9 clusters: 2 sequences of 4 heads";
   for (const uint32_t sequences : {1u, 2u, 3u, 5u, 8u}) {
-    const DecodeGraphs::Entry *without = graphs.find(sequences, 1, false), *with = graphs.find(sequences, 1, true);
+    const DecodeGraphs::Entry *without = graphs.find(sequences, false), *with = graphs.find(sequences, true);
     ASSERT_NE(without, nullptr);
     EXPECT_EQ(without->shape.cluster_items[0], 0u);
     EXPECT_GT(without->shape.decode_items[0], 0u);
@@ -88,8 +90,8 @@ TEST(CudaGraphs, ABucketThatMayHaveClustersHasAGraphWithAndOneWithout) {
     EXPECT_EQ(with->shape.cluster_items[0], 16u) << "16 blocks for one sequence, 8 for each of two";
     EXPECT_EQ(with->shape.decode_items[0], 0u);
   }
-  EXPECT_EQ(graphs.find(1, 3, true), graphs.find(4, 4, false)) << "of a bucket that holds the rows";
-  EXPECT_EQ(graphs.find(9, 1, true), nullptr);
+  EXPECT_EQ(graphs.find(3, true), graphs.find(4, false)) << "of a bucket that holds them";
+  EXPECT_EQ(graphs.find(9, true), nullptr);
 
   graphs.capture_again(2, *program, fetch, sampler, {stream.get(), false});
   EXPECT_EQ(captured[0], 5u);
@@ -98,6 +100,58 @@ TEST(CudaGraphs, ABucketThatMayHaveClustersHasAGraphWithAndOneWithout) {
   graphs.capture_again(7, *program, fetch, sampler, {stream.get(), false}); // no bucket
   EXPECT_EQ(captured[0], 6u);
   EXPECT_EQ(captured[1], 3u);
+}
+
+// A layer's end: x, its norm, a linear of that, the norm of the sum, the rows that are wanted, and logits.
+tests::TestProgram ending_program() {
+  constexpr uint32_t kWidth = 128;
+  tests::Random random(12);
+  tests::TestProgram p;
+  p.vocab_size = kVocabulary, p.max_context = 64;
+  const auto norm_of = [&](std::initializer_list<uint32_t> in) {
+    const uint32_t out = p.tensor(QUIRE_TOKENS, 1, kWidth);
+    p.op(QUIRE_OP_NORM, in, {out}).u.norm.epsilon = 1e-5f;
+    return out;
+  };
+  const uint32_t x = p.input(kWidth, random), normed_x = norm_of({x}), made = p.tensor(QUIRE_TOKENS, 1, kWidth);
+  p.op(QUIRE_OP_LINEAR, {normed_x}, {made}).u.linear.weights[0] =
+      p.random_weight(QUIRE_F16, 0, kWidth, kWidth, 0.1, random);
+  const uint32_t normed = norm_of({made, x});
+  const uint32_t logits = p.tensor(QUIRE_OUTPUTS, 1, kVocabulary);
+  p.op(QUIRE_OP_LINEAR, {p.gather_rows(normed)}, {logits}).u.linear.weights[0] =
+      p.random_weight(QUIRE_F16, 0, kVocabulary, kWidth, 0.1, random);
+  p.add_output("logits", logits);
+  p.extra_output(x); // so that the logits don't lie where other blocks still read it
+  return p;
+}
+
+TEST(CudaChains, GoThroughGatherRowsWhereItHasNothingToDo) {
+  const tests::TestProgram source = ending_program();
+  const DeviceTraits device = open_device(0);
+  MatrixLibrary library;
+  LinearChoices choices;
+  Stream stream;
+  const auto program =
+      compile_program(source.view(), limits_of(8, 8, 64), {device, library, choices, stream.get(), false, {}});
+  // The longest launch, and all of them.
+  const auto launches = [&](uint32_t rows, bool in_order) {
+    StepRun run;
+    run.tokens = run.sequences = 4, run.rows = rows, run.rows_in_order = in_order;
+    size_t longest = 0, all = 0;
+    std::vector<uint32_t> ops;
+    for (const Launch* launch : launches_of(*program, run)) {
+      longest = std::max(longest, launch->ops.size()), ++all;
+      ops.insert(ops.end(), launch->ops.begin(), launch->ops.end());
+    }
+    std::vector<uint32_t> each(program->data.ops.size());
+    std::iota(each.begin(), each.end(), 0);
+    EXPECT_EQ(ops, each) << "every op, once";
+    return std::pair(longest, all);
+  };
+  const size_t input = program->data.ops.size() - 5; // ops that make it
+  EXPECT_EQ(launches(4, true), std::pair(size_t{5}, input + 1));
+  EXPECT_EQ(launches(4, false), std::pair(size_t{2}, input + 4)) << "norm and linear, norm, gather_rows, linear";
+  EXPECT_EQ(launches(1, false), std::pair(size_t{2}, input + 4));
 }
 
 // One sequence on an instance of its own.

@@ -11,8 +11,8 @@ namespace {
 constexpr uint32_t kThreads = 256, kColumns = 1024;
 
 __global__ void embed_kernel(StepArrays step, Weight table, Weight positions, float scale, Tensor out) {
-  let_next_kernel_begin();
   wait_for_previous_kernels();
+  let_next_kernel_begin(); // in this order: see fetch_step.hpp
   const uint32_t t = blockIdx.x;
   const uint32_t row_of = step.token_rows[t];
   int32_t token = row_of != 0 ? step.sampled[row_of - 1] : step.tokens[t];

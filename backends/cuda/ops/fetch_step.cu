@@ -14,6 +14,7 @@ namespace {
 constexpr uint32_t kThreads = 128;
 
 __global__ void __launch_bounds__(kThreads) fetch_step_kernel(FetchArgs a) {
+  let_next_kernel_begin();
   const uint32_t slot = a.turn[0];
   const std::byte* const from = a.slots + slot * a.slot_bytes;
   const auto* const pieces = reinterpret_cast<const uint4*>(from + sizeof(FetchHeader));

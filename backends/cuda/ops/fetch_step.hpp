@@ -27,8 +27,8 @@ struct FetchArgs {
   uint32_t* turn;         // [2] the slot of the next launch; blocks of this one that are done. Zero at first
 };
 
-// expected_bytes: of most steps; longer ones are fetched too. No launch behind it may begin before it has ended: what
-// reads the step before it waits counts on that.
+// expected_bytes: of most steps; longer ones are fetched too. The launch behind it may begin early only if it waits
+// before it lets the next one begin, as embed does: what reads the step before it waits counts on it being there.
 void fetch_step(const Queue&, uint64_t expected_bytes, const FetchArgs&);
 
 } // namespace quire::cuda
