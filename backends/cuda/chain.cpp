@@ -37,7 +37,7 @@ struct Placed {
   std::vector<ChainPhase> phases;
   ChainShape shape; // once they are complete
   uint32_t row_bytes = 0;
-  bool behind_attention = false;
+  uint32_t late = 0; // blocks that begin where attention leaves
 };
 
 class ChainMaker {
@@ -85,7 +85,7 @@ class ChainMaker {
       Placed placed;
       if (!place(phases, first, ends.back(), placed)) continue;
       placed.shape = chain_shape(placed.phases);
-      placed.behind_attention = first != 0 && c_.data.ops[fusion_.groups[first - 1].ops.back()].kind == QUIRE_OP_ATTEND;
+      placed.late = first != 0 ? blocks_of_attention(fusion_.groups[first - 1].ops.back()) : 0;
       const uint32_t rows = std::min(chain_rows(placed.shape, device_.shared_bytes), most_rows());
       if (rows == 0) continue;
       set_bytes_ = std::max(set_bytes_, align_up(uint64_t{placed.row_bytes} * rows));
@@ -271,6 +271,13 @@ class ChainMaker {
     return a_begin < b_end && b_begin < a_end;
   }
 
+  // Multiprocessors that an attend of one sequence holds until it ends; 0 where it is on all of them, or another op.
+  uint32_t blocks_of_attention(uint32_t op) const {
+    if (c_.data.ops[op].kind != QUIRE_OP_ATTEND) return 0;
+    const AttendClass& kind = c_.step.classes[c_.class_of_attend[op]];
+    return clusters_apart(kind.clusters, kind.kv_heads) ? kind.kv_heads * cluster_of(kind, true, 1, 1) : 0;
+  }
+
   // The phases and their tensor maps to the device, and the launches.
   void send_tables() {
     std::vector<ChainPhase> phases;
@@ -295,7 +302,7 @@ class ChainMaker {
             phase.part_row[i] =
                 static_cast<uint32_t>((phase.linear.parts[i].weight.data - phase.arena) / (2 * first.stride));
         }
-        split_phase(phase, device_.multiprocessors, placed.behind_attention && &from == &placed.phases.front());
+        split_phase(phase, placed.shape, device_.multiprocessors, &from == &placed.phases.front() ? placed.late : 0);
         phases.push_back(phase);
       }
     if (phases.empty()) return;

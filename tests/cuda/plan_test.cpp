@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <random>
+#include <tuple>
 
 namespace quire::cuda {
 namespace {
@@ -56,6 +57,31 @@ TEST(CudaChain, TakesAsManyRowsAsSharedMemoryHolds) {
   EXPECT_EQ(chain_items(linear), 256u);
 }
 
+// Blocks that begin late have less of a phase, and nothing where the others' rings hold it.
+TEST(CudaChain, BlocksThatBeginLateHaveLess) {
+  const auto split = [](uint32_t format, uint32_t rows, uint32_t cols, uint32_t late) {
+    std::vector<ChainPhase> phases(1);
+    ChainPhase& phase = phases[0];
+    phase.linear.num_parts = 1;
+    Weight& weight = phase.linear.parts[0].weight;
+    weight.format = format, weight.rows = rows, weight.cols = weight.stride = cols;
+    if (format != QUIRE_F16) weight.tiles = rows / 16, weight.units = cols / 128;
+    split_phase(phase, chain_shape(phases), 132, late);
+    const uint32_t in_time = phase.late_from * phase.items_each + phase.items_more;
+    EXPECT_EQ(in_time + (132 - phase.late_from) * phase.items_late, chain_items(phase.linear));
+    return std::tuple(phase.late_from, phase.items_each, phase.items_late);
+  };
+  using Split =
+      std::tuple<uint32_t, uint32_t, uint32_t>; // from which block on; items of the others, at least; of these
+  EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 64), Split(68, 3, 0)) << "four stages of a tile each";
+  EXPECT_EQ(split(QUIRE_Q8_0, 4096, 4096, 64), Split(68, 2, 1)) << "two stages";
+  EXPECT_EQ(split(QUIRE_F16, 2048, 2048, 64), Split(68, 3, 0)) << "two stages of two items each";
+  EXPECT_EQ(split(QUIRE_F16, 4096, 4096, 64), Split(68, 4, 3));
+  EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 0), Split(132, 1, 0)) << "none is late";
+  EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 132), Split(132, 1, 0)) << "all are";
+  EXPECT_EQ(split(QUIRE_Q4_K, 1024, 4096, 64), Split(132, 0, 0)) << "too few to share out";
+}
+
 // Launched again and again: each launch hands over in a set of its own, and leaves the next one's empty.
 TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
   constexpr uint32_t kPhases = kMaxPhases, kBlocks = 4, kRows = 3;
@@ -82,10 +108,10 @@ TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
     phases[p].arena = weight.data, phases[p].arena_rows = rows;
     phases[p].in_width = cols, phases[p].out_width = rows;
     if (p != 0) phases[p].takes = phases[p - 1].gives;
-    split_phase(phases[p], kBlocks, p == 0);
     if (p + 1 < kPhases) phases[p].gives = row_bytes, row_bytes += 2 * rows;
   }
   phases.back().linear.out = {out.data(), widths[kPhases], 1, widths[kPhases], Type::f32};
+  for (ChainPhase& phase : phases) split_phase(phase, chain_shape(phases), kBlocks, &phase == &phases[0] ? 2 : 0);
   const uint32_t set_bytes = (kChainRows * row_bytes + 15) / 16 * 16;
   std::vector<std::byte> handed(2 * set_bytes, std::byte{0xff});
   std::vector<ChainRecord> records(kBlocks);

@@ -337,20 +337,33 @@ uint32_t chain_items(const LinearArgs& a) {
   return a.parts[0].weight.format == QUIRE_F16 ? count_tiles<8>(a) : count_tiles<kTileRows>(a);
 }
 
-void split_phase(ChainPhase& phase, uint32_t blocks, bool behind_attention) {
-  const uint32_t items = chain_items(phase.linear), late = behind_attention && items >= blocks ? blocks * 2 / 5 : 0;
-  phase.late_from = blocks - late, phase.items_late = items / blocks;
-  const uint32_t others = items - late * phase.items_late;
-  phase.items_each = others / phase.late_from, phase.items_more = others % phase.late_from;
-  const bool plain = phase.linear.parts[0].weight.format == QUIRE_F16;
+void split_phase(ChainPhase& phase, const ChainShape& shape, uint32_t blocks, uint32_t late) {
+  const LinearArgs& linear = phase.linear;
+  const bool plain = linear.parts[0].weight.format == QUIRE_F16;
   const uint32_t cols = plain ? PlainStream::kColumns : kUnitColumns, rows = plain ? 8 : kTileRows;
-  phase.units = (phase.linear.parts[0].weight.cols + cols - 1) / cols;
+  phase.units = (linear.parts[0].weight.cols + cols - 1) / cols;
   phase.group_shift = plain || phase.units > 8 ? 0 : phase.units > 4 ? 1 : 2;
   uint32_t end = 0;
   for (uint32_t i = 0; i < QUIRE_MAX_PARTS; ++i) {
-    end += (phase.linear.parts[i].weight.rows + rows - 1) / rows;
-    phase.part_end[i] = i + 1 < phase.linear.num_parts && !phase.linear.glu ? end : 0xffffffffu;
+    end += (linear.parts[i].weight.rows + rows - 1) / rows;
+    phase.part_end[i] = i + 1 < linear.num_parts && !linear.glu ? end : 0xffffffffu;
   }
+  const uint32_t items = chain_items(linear);
+  if (items < blocks || late >= blocks) late = 0;
+  phase.late_from = blocks - late;
+  // Whether the others' rings hold all of it, so that it is there when they may begin.
+  const uint32_t each = (items + phase.late_from - 1) / phase.late_from;
+  bool fits = false;
+  dispatch(shape.first_format, shape.second_format, [&](auto first, auto second) {
+    using R = Ring<first, second>;
+    const uint32_t tiles = (linear.glu ? R::kSubs : 1) * (R::kPlain && !linear.glu ? (each + 1) / 2 : each);
+    const uint32_t slices = kChainWarps >> phase.group_shift, of_slice = (phase.units + slices - 1) / slices;
+    const uint32_t of_warp = (tiles + (1u << phase.group_shift) - 1) >> phase.group_shift;
+    fits = of_warp * ((of_slice + R::kSpan - 1) / R::kSpan) <= R::kStages;
+  });
+  phase.items_late = fits ? 0 : items / blocks;
+  const uint32_t others = items - late * phase.items_late;
+  phase.items_each = others / phase.late_from, phase.items_more = others % phase.late_from;
 }
 
 bool chain_holds(uint32_t format, uint32_t& first, uint32_t& second) {

@@ -80,9 +80,9 @@ ChainShape chain_shape(std::span<const ChainPhase>);
 uint32_t chain_rows(const ChainShape&, uint64_t shared_bytes);
 // Items that a phase hands out (16 rows of W; fp16: 8); one that keeps its sum needs as many as there are blocks.
 uint32_t chain_items(const LinearArgs&);
-// Fills what the phase says of blocks, warps and parts. behind_attention: the phase is the first behind a kernel some
-// of whose blocks stay until it ends, on the multiprocessors that the last blocks of this one then begin on.
-void split_phase(ChainPhase&, uint32_t blocks, bool behind_attention);
+// Fills what the phase says of blocks, warps and parts. late: so many of the last blocks begin late, where a kernel in
+// front leaves; they have less of the phase, or nothing where the rings of the others hold all of it.
+void split_phase(ChainPhase&, const ChainShape&, uint32_t blocks, uint32_t late);
 // The tensor map of an arena's rows of so many fp16 elements. Errors: Failure from the driver.
 ChainMap map_chain(const std::byte* arena, uint64_t bytes, uint32_t cols);
 // blocks: those that the phases were split for; all must be on the device at once: one a multiprocessor.
