@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
     copy_async_commit(); // an empty group keeps the count
   };
 #pragma unroll
-  for (int s = 0; s < kNumStages - 1; ++s) fetch(s);
+  for (int s = 0; s < kNumStages; ++s) fetch(s);
   parameters.need_not_come_before(&shared.largest[warp][0]);
   if (tiles.own > 16) next_blocks = find_blocks(16);
   const bool has_own = cached < item.end; // the token's own position
@@ -188,9 +188,8 @@ __global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
     load_queries<Element, kHead>(q, [&](uint32_t r) { return q_row + min(r, group - 1) * kHead; });
     float sums[kHead / 8][4] = {}; // [16 rows, kHead]
     for (int own = 0; own < tiles.own; ++own) {
-      copy_async_wait<kNumStages - 2>();
+      copy_async_wait<kNumStages - 1>();
       __syncwarp();
-      fetch(own + kNumStages - 1);
       auto& ring = shared.ring[warp][own % kNumStages];
       const uint32_t first = tiles.position(own);
       if (has_own && first + kTile > cached) {
@@ -198,6 +197,8 @@ __global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
         __syncwarp();
       }
       attend_tile<Element, kHead, kRows, kSoftcap>(sums, largest, sum, q, ring, first, item, a);
+      __syncwarp(); // before the stage is written again
+      fetch(own + kNumStages);
     }
     order_sums<Element>(sums);
     __syncwarp(); // the ring is idle
