@@ -275,7 +275,7 @@ class ChainMaker {
   uint32_t blocks_of_attention(uint32_t op) const {
     if (c_.data.ops[op].kind != QUIRE_OP_ATTEND) return 0;
     const AttendClass& kind = c_.step.classes[c_.class_of_attend[op]];
-    return clusters_apart(kind.clusters, kind.kv_heads) ? kind.kv_heads * cluster_of(kind, true, 1, 1) : 0;
+    return clusters_apart(kind.clusters, kind.kv_heads) ? kind.kv_heads * cluster_of(kind, Clusters::plain, 1, 1) : 0;
   }
 
   // The phases and their tensor maps to the device, and the launches.

@@ -70,6 +70,7 @@ void find_classes(const DeviceTraits& device, CompiledProgram& c) {
     kind.window = c.data.kv_groups[layer.group].window;
     kind.heads = c.data.values[op.in[0] - 1].heads;
     kind.kv_heads = layer.kv_heads;
+    kind.position_bytes = uint64_t{layer.kv_heads} * (layer.k_dim + layer.v_dim) * kv_element_bytes(c.limits.kv_format);
     const Tensor q = c.tensor(op.in[0]), out = c.tensor(op.out[0]);
     const auto aligned = [](const Tensor& tensor) { // rows, for copies of 16 bytes
       return tensor.stride % 8 == 0 && reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;

@@ -31,8 +31,8 @@ namespace quire::cuda {
 struct StepRun {
   Queue queue;
   uint32_t tokens = 0, sequences = 0, rows = 0;
-  bool clusters = false;      // wants_clusters()
-  bool rows_in_order = false; // rows_in_order()
+  Clusters clusters = Clusters::none; // clusters_for()
+  bool rows_in_order = false;         // rows_in_order()
   StepArrays arrays;
   const std::byte* buffer = nullptr; // the step on the device
   const StepLayout* layout = nullptr;

@@ -82,9 +82,8 @@ void DecodeGraphs::capture_all(const CompiledProgram& program, const FetchArgs& 
   entries_.clear();
   const auto add = [&](const Key& key) { capture(key, entries_[key], program, fetch, sampler, queue); };
   for (const uint32_t bucket : buckets_up_to(program.limits.max_sequences)) {
-    const auto has_clusters = [&](const AttendClass& kind) { return cluster_of(kind, true, bucket, bucket) != 0; };
-    add({bucket, false});
-    if (std::any_of(program.step.classes.begin(), program.step.classes.end(), has_clusters)) add({bucket, true});
+    add({bucket, Clusters::none});
+    for (const Clusters clusters : clusters_of_bucket(bucket, program.step)) add({bucket, clusters});
   }
 }
 
@@ -94,10 +93,10 @@ void DecodeGraphs::capture_again(uint32_t bucket, const CompiledProgram& program
     if (key.bucket == bucket) capture(key, entry, program, fetch, sampler, queue);
 }
 
-const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, bool clusters) const {
-  const auto without = entries_.lower_bound({sequences, false});
+const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, Clusters clusters) const {
+  const auto without = entries_.lower_bound({sequences, Clusters::none});
   if (without == entries_.end()) return nullptr;
-  const auto with = clusters ? entries_.find({without->first.bucket, true}) : entries_.end();
+  const auto with = entries_.find({without->first.bucket, clusters});
   return with != entries_.end() ? &with->second : &without->second;
 }
 

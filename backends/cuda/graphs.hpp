@@ -1,4 +1,4 @@
-// Decode steps as captured graphs: one for each bucket of sequences, two where a class of attend may have clusters
+// Decode steps as captured graphs: one for each bucket of sequences, more where a class of attend may have clusters
 // (step_buffer.hpp), replayed with whatever the host has written. A graph fetches its step, runs the program and
 // samples the plain rows.
 //
@@ -60,14 +60,14 @@ class DecodeGraphs {
   void capture_again(uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch, const Sampler& sampler,
                      const Queue& queue);
   // The graph that runs a decode step of so many sequences whose rows are in order; null where there is none. clusters:
-  // wants_clusters(); what cluster_of says of the bucket with it is what the graph does.
-  const Entry* find(uint32_t sequences, bool clusters) const;
+  // clusters_for(); what cluster_of says of the bucket with it is what the graph does.
+  const Entry* find(uint32_t sequences, Clusters clusters) const;
   bool empty() const { return entries_.empty(); }
 
  private:
   struct Key {
     uint32_t bucket;
-    bool clusters; // some class has them; there is an entry without for every bucket
+    Clusters clusters; // there is an entry with none for every bucket
     auto operator<=>(const Key&) const = default;
   };
   static void capture(const Key& key, Entry& entry, const CompiledProgram& program, const FetchArgs& fetch,

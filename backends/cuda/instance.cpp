@@ -134,7 +134,7 @@ void CudaInstance::queue_step(const quire_step& step, Loaded& target, bool may_u
   }
   check_step(step, program.step, num_blocks);
   lap.add(times_.now.check);
-  const bool clusters = wants_clusters(step, program.step);
+  const Clusters clusters = clusters_for(step, program.step);
   const bool in_order = rows_in_order(step);
   if (may_use_graph && is_decode(step) && in_order) queued.graph = target.graphs.find(step.num_sequences, clusters);
   plan_step(step, program.step, plans_, clusters, queued.graph != nullptr ? queued.graph->shape.tokens : 0);

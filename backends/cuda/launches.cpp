@@ -50,7 +50,7 @@ void run_decode(const StepRun& run, const AttendClass& kind, const StepLayout::C
   const uint32_t cluster = cluster_of(kind, run.clusters, run.tokens, run.sequences);
   if (cluster != 0) {
     const bool apart = clusters_apart(kind.clusters, run.sequences * kind.kv_heads);
-    return attend_clusters(run.queue, cluster, apart, run.sequences,
+    return attend_clusters(run.queue, cluster, apart, run.clusters == Clusters::keys_first, run.sequences,
                            reinterpret_cast<const ClusterItem*>(run.buffer + places.clusters), args);
   }
   attend_decode(run.queue, kind.blocks, &reinterpret_cast<const ListHeader*>(run.buffer + places.header)->num_decode,

@@ -165,20 +165,33 @@ bool rows_in_order(const quire_step& step) {
   return in_order;
 }
 
-bool wants_clusters(const quire_step& step, const StepTraits& traits) {
-  bool wants = false;
+Clusters clusters_for(const quire_step& step, const StepTraits& traits) {
+  Clusters clusters = Clusters::none;
   for (const AttendClass& kind : traits.classes) {
-    if (cluster_of(kind, true, step.num_tokens, step.num_sequences) == 0) continue;
+    if (cluster_of(kind, Clusters::plain, step.num_tokens, step.num_sequences) == 0) continue;
     uint64_t positions = 0;
     for (uint32_t s = 0; s < step.num_sequences; ++s)
       positions += step.seq_len[s] - first_seen(step.seq_len[s] - 1, kind.window);
-    if (positions * kind.kv_heads > kClusterReads) return false;
-    wants = true;
+    if (positions * kind.kv_heads > kClusterReads) return Clusters::none;
+    const bool keys_first = positions * kind.position_bytes >= kKeysFirstBytes;
+    clusters = std::max(clusters, keys_first ? Clusters::keys_first : Clusters::plain);
   }
-  return wants;
+  return clusters;
 }
 
-void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans, bool clusters, uint32_t bucket) {
+std::vector<Clusters> clusters_of_bucket(uint32_t bucket, const StepTraits& traits) {
+  bool has_clusters = false, keys_first = false;
+  for (const AttendClass& kind : traits.classes) {
+    if (cluster_of(kind, Clusters::plain, bucket, bucket) == 0) continue;
+    has_clusters = true;
+    const uint64_t positions = std::min(kClusterReads / kind.kv_heads, uint64_t{bucket} * traits.limits.max_context);
+    keys_first = keys_first || positions * kind.position_bytes >= kKeysFirstBytes;
+  }
+  if (!has_clusters) return {};
+  return keys_first ? std::vector{Clusters::plain, Clusters::keys_first} : std::vector{Clusters::plain};
+}
+
+void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans, Clusters clusters, uint32_t bucket) {
   plans.classes.resize(traits.classes.size());
   plans.has_prefill = false;
   std::vector<AttendSequence>& sequences = plans.sequences;
@@ -218,7 +231,7 @@ StepShape exact_shape(const quire_step& step, const StepPlans& plans) {
   return shape;
 }
 
-StepShape bucket_shape(uint32_t bucket, bool clusters, const StepTraits& traits) {
+StepShape bucket_shape(uint32_t bucket, Clusters clusters, const StepTraits& traits) {
   StepShape shape;
   shape.tokens = shape.rows = shape.sampling_rows = bucket;
   for (const AttendClass& kind : traits.classes) {

@@ -23,10 +23,11 @@ struct AttendClass {
   uint32_t group = 0; // of KV
   uint32_t window = 0;
   uint32_t heads = 0, kv_heads = 0;
-  bool fast = false;    // the tensor-core kernels; else attend_any, which needs no list
-  bool wide = false;    // attend_prefill_sm90 for long chunks
-  uint32_t blocks = 1;  // of the decode grid
-  ClusterRoom clusters; // instead of it in steps of few sequences that read little
+  uint64_t position_bytes = 0; // of K and V in a layer
+  bool fast = false;           // the tensor-core kernels; else attend_any, which needs no list
+  bool wide = false;           // attend_prefill_sm90 for long chunks
+  uint32_t blocks = 1;         // of the decode grid
+  ClusterRoom clusters;        // instead of it in steps of few sequences that read little
   uint32_t prefill_rows = kPrefillRows;
   bool operator==(const AttendClass&) const = default;
 };
@@ -50,11 +51,16 @@ struct StepShape {
   std::vector<uint32_t> decode_items, cluster_items, prefill_items, wide_items, first_parts; // [classes] room
 };
 
+// How one token a sequence is attended to: by attend_decode; in clusters; in clusters whose blocks ask for their keys
+// before the kernel behind may begin, whose weights would come in between.
+enum class Clusters : uint8_t { none, plain, keys_first };
+
 // Blocks of the clusters that attend to a class in a step padded to so many tokens and sequences; 0: attend_decode
-// does. clusters: what wants_clusters said of the step. The planner, the buffer's layout and the launches, which a
-// graph holds for good, all go by it.
-inline uint32_t cluster_of(const AttendClass& kind, bool clusters, uint32_t tokens, uint32_t sequences) {
-  return clusters && kind.fast && tokens == sequences ? cluster_blocks(kind.clusters, sequences * kind.kv_heads) : 0;
+// does. clusters: what clusters_for said of the step. The planner, the buffer's layout and the launches, which a graph
+// holds for good, all go by it.
+inline uint32_t cluster_of(const AttendClass& kind, Clusters clusters, uint32_t tokens, uint32_t sequences) {
+  const bool wanted = clusters != Clusters::none && kind.fast && tokens == sequences;
+  return wanted ? cluster_blocks(kind.clusters, sequences * kind.kv_heads) : 0;
 }
 
 StepLayout lay_out_step(const StepShape& shape, uint32_t groups, const std::vector<AttendClass>& classes);
@@ -92,15 +98,23 @@ bool rows_in_order(const quire_step& step);
 // clusters and 35.0 us on the decode grid.
 inline constexpr uint64_t kClusterReads = 32768;
 
-// Whether few sequences read so little, in every class that has clusters for so many, that clusters pay.
-bool wants_clusters(const quire_step& step, const StepTraits& traits);
+// Bytes of K and V in a layer from which on keys come first. On an H200 (batch 1), us a token where they do and where
+// they don't: 8B in Q4_K at 960 positions (3.9 MB) 1,494 and 1,482, at 1,500 1,517 and 1,521, at 2,048 1,522 and 1,532,
+// at 3,400 1,646 and 1,682; 1B at 960 (2 MB) 769 and 757, at 2,048 777 and 776.
+inline constexpr uint64_t kKeysFirstBytes = 5 << 20;
 
-// clusters: wants_clusters(). bucket: sequences of the graph that will run it; 0: it runs as it is.
-void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans, bool clusters, uint32_t bucket = 0);
+// Clusters where few sequences read so little, in every class that has clusters for so many, that they pay.
+Clusters clusters_for(const quire_step& step, const StepTraits& traits);
+// What it may say of steps of so many sequences, besides none.
+std::vector<Clusters> clusters_of_bucket(uint32_t bucket, const StepTraits& traits);
 
-// A shape that holds the step as it is, or any decode step of `bucket` sequences that wants clusters, or doesn't.
+// clusters: clusters_for(). bucket: sequences of the graph that will run it; 0: it runs as it is.
+void plan_step(const quire_step& step, const StepTraits& traits, StepPlans& plans, Clusters clusters,
+               uint32_t bucket = 0);
+
+// A shape that holds the step as it is, or any decode step of `bucket` sequences for which clusters_for says so.
 StepShape exact_shape(const quire_step& step, const StepPlans& plans);
-StepShape bucket_shape(uint32_t bucket, bool clusters, const StepTraits& traits);
+StepShape bucket_shape(uint32_t bucket, Clusters clusters, const StepTraits& traits);
 
 // Writes the step, padded to the shape; returns the bytes in use. row_base: added to token_rows (where the sampled
 // tokens of the ticket before lie).

@@ -67,7 +67,7 @@ TEST(CudaGraphs, ABucketThatMayHaveClustersHasAGraphWithAndOneWithout) {
   program->kv = std::make_unique<KvCache>(program->kv_layouts, cache_of(4));
   uint32_t captured[2] = {}; // without clusters, with
   program->launches[0].run = [&, run = program->launches[0].run](const StepRun& step) {
-    ++captured[step.clusters ? 1 : 0];
+    ++captured[step.clusters != Clusters::none ? 1 : 0];
     run(step);
   };
   Sampler sampler;
@@ -79,7 +79,8 @@ TEST(CudaGraphs, ABucketThatMayHaveClustersHasAGraphWithAndOneWithout) {
   EXPECT_EQ(captured[0], 4u) << "1, 2, 4 and 8 sequences";
   EXPECT_EQ(captured[1], 2u) << "the emulated device has room for 9 clusters: 2 sequences of 4 heads";
   for (const uint32_t sequences : {1u, 2u, 3u, 5u, 8u}) {
-    const DecodeGraphs::Entry *without = graphs.find(sequences, false), *with = graphs.find(sequences, true);
+    const DecodeGraphs::Entry *without = graphs.find(sequences, Clusters::none),
+                              *with = graphs.find(sequences, Clusters::plain);
     ASSERT_NE(without, nullptr);
     EXPECT_EQ(without->shape.cluster_items[0], 0u);
     EXPECT_GT(without->shape.decode_items[0], 0u);
@@ -90,8 +91,8 @@ TEST(CudaGraphs, ABucketThatMayHaveClustersHasAGraphWithAndOneWithout) {
     EXPECT_EQ(with->shape.cluster_items[0], 16u) << "16 blocks for one sequence, 8 for each of two";
     EXPECT_EQ(with->shape.decode_items[0], 0u);
   }
-  EXPECT_EQ(graphs.find(3, true), graphs.find(4, false)) << "of a bucket that holds them";
-  EXPECT_EQ(graphs.find(9, true), nullptr);
+  EXPECT_EQ(graphs.find(3, Clusters::plain), graphs.find(4, Clusters::none)) << "of a bucket that holds them";
+  EXPECT_EQ(graphs.find(9, Clusters::plain), nullptr);
 
   graphs.capture_again(2, *program, fetch, sampler, {stream.get(), false});
   EXPECT_EQ(captured[0], 5u);

@@ -111,7 +111,7 @@ class Step {
     if (cluster == 0)
       attend_decode({}, kBlocks, &num_items_, plan_.decode.data(), args);
     else
-      attend_clusters({}, cluster, cluster == 16, static_cast<uint32_t>(positions_.size() + 1),
+      attend_clusters({}, cluster, cluster == 16, cluster == 8, static_cast<uint32_t>(positions_.size() + 1),
                       clustered_[cluster / 16].data(), args);
     std::vector<uint16_t> bits(out_.size());
     std::memcpy(bits.data(), out_.data(), out_.size() * 2);

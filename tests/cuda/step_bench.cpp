@@ -29,7 +29,8 @@ constexpr uint32_t kBlocks = 1 << 17;
 
 // A batch in the middle of `quire bench throughput`: lengths of 100 to 2,048.
 struct Batch {
-  explicit Batch(uint32_t sequences) : traits(llama_traits(sequences)), shape(bucket_shape(sequences, false, traits)) {
+  explicit Batch(uint32_t sequences)
+      : traits(llama_traits(sequences)), shape(bucket_shape(sequences, Clusters::none, traits)) {
     layout = lay_out_step(shape, traits.groups, traits.classes);
     staging.resize(most_step_bytes(traits));
     for (uint32_t s = 0; s < sequences; ++s) history.add(100 + s * 7919 % 1949);
@@ -69,14 +70,14 @@ void bench_check(benchmark::State& state) {
 
 void bench_plan(benchmark::State& state) {
   Batch batch(static_cast<uint32_t>(state.range(0)));
-  over_steps(state, batch, [&] { plan_step(batch.step, batch.traits, batch.plans, false); });
+  over_steps(state, batch, [&] { plan_step(batch.step, batch.traits, batch.plans, Clusters::none); });
 }
 
 void bench_write(benchmark::State& state) {
   Batch batch(static_cast<uint32_t>(state.range(0)));
   over_steps(state, batch, [&] {
     state.PauseTiming();
-    plan_step(batch.step, batch.traits, batch.plans, false);
+    plan_step(batch.step, batch.traits, batch.plans, Clusters::none);
     state.ResumeTiming();
     benchmark::DoNotOptimize(
         write_step(batch.step, batch.traits, batch.plans, batch.shape, batch.layout, 0, batch.staging));
@@ -113,7 +114,7 @@ void bench_step(benchmark::State& state) {
   uint64_t ticket = 0;
   over_steps(state, batch, [&] {
     check_step(batch.step, batch.traits, std::array{kBlocks});
-    plan_step(batch.step, batch.traits, batch.plans, false);
+    plan_step(batch.step, batch.traits, batch.plans, Clusters::none);
     benchmark::DoNotOptimize(
         write_step(batch.step, batch.traits, batch.plans, batch.shape, batch.layout, 0, batch.staging));
     auto* const packed = reinterpret_cast<SampleRow*>(batch.staging.data() + batch.layout.sampling);

@@ -41,7 +41,7 @@ std::string refusal(const quire_step& step, const StepTraits& traits) {
 TEST(CudaStep, ADecodeStepIsWrittenAsItIsAndPaddedToItsBucket) {
   std::mt19937 random(3);
   const StepTraits traits = traits_of(0);
-  const StepShape shape = bucket_shape(64, false, traits);
+  const StepShape shape = bucket_shape(64, Clusters::none, traits);
   const StepLayout layout = lay_out_step(shape, 1, traits.classes);
   StepHistory history(16, kBlocks);
   for (int i = 0; i < 40; ++i) history.add(1 + static_cast<uint32_t>(random() % 1500));
@@ -54,7 +54,7 @@ TEST(CudaStep, ADecodeStepIsWrittenAsItIsAndPaddedToItsBucket) {
     if (random() % 8 == 0 && history.sequences() > 1) history.remove(some);
     const quire_step step = history.step();
     ASSERT_EQ(refusal(step, traits), "");
-    plan_step(step, traits, plans, false);
+    plan_step(step, traits, plans, Clusters::none);
     std::vector<std::byte> out(most_step_bytes(traits), std::byte{0xee}); // whatever was there before
     const uint64_t bytes = write_step(step, traits, plans, shape, layout, 7, out);
     ASSERT_LE(bytes, out.size());
@@ -96,7 +96,7 @@ TEST(CudaStep, ChunksOfPromptsHaveThePlacesOfTheirTokens) {
   step.tables = tables, step.rows = rows;
   ASSERT_EQ(refusal(step, traits), "");
   StepPlans plans;
-  plan_step(step, traits, plans, false);
+  plan_step(step, traits, plans, Clusters::none);
   const StepShape shape = exact_shape(step, plans);
   const StepLayout layout = lay_out_step(shape, 1, traits.classes);
   std::vector<std::byte> out(most_step_bytes(traits));
@@ -116,11 +116,12 @@ TEST(CudaStep, ChunksOfPromptsHaveThePlacesOfTheirTokens) {
 TEST(CudaStep, ClustersAreForFewSequencesThatReadLittle) {
   StepTraits traits = traits_of(0); // 2 KV heads
   traits.classes[0].clusters = {1, 4, 9};
-  const auto wants = [&](const std::vector<uint32_t>& lengths) {
+  const auto clusters = [&](const std::vector<uint32_t>& lengths) {
     StepHistory history(16, kBlocks);
     for (const uint32_t length : lengths) history.add(length);
-    return wants_clusters(history.step(), traits);
+    return clusters_for(history.step(), traits);
   };
+  const auto wants = [&](const std::vector<uint32_t>& lengths) { return clusters(lengths) != Clusters::none; };
   const uint32_t most = kClusterReads / 2;
   EXPECT_TRUE(wants({1}));
   EXPECT_TRUE(wants({most}));
@@ -128,8 +129,16 @@ TEST(CudaStep, ClustersAreForFewSequencesThatReadLittle) {
   EXPECT_TRUE(wants({most - 30, 10, 10, 10}));
   EXPECT_FALSE(wants({most - 30, 10, 10, 11})) << "together";
   EXPECT_FALSE(wants({1, 1, 1, 1, 1})) << "no room";
+  traits.classes[0].position_bytes = 1024;
+  constexpr uint32_t kFew = kKeysFirstBytes / 1024 - 1;
+  static_assert(kFew + 1 < kClusterReads / 2);
+  EXPECT_EQ(clusters({kFew}), Clusters::plain);
+  EXPECT_EQ(clusters({kFew + 1}), Clusters::keys_first);
+  EXPECT_EQ(clusters({kFew - 10, 11}), Clusters::keys_first) << "together";
+  EXPECT_EQ(clusters({most + 1}), Clusters::none);
   traits.classes[0].window = 1000;
   EXPECT_TRUE(wants({most + 1, 60000})) << "a window is read";
+  EXPECT_EQ(clusters({most}), Clusters::plain);
   traits.classes.push_back(traits.classes[0]);
   traits.classes[1].window = 0;
   EXPECT_FALSE(wants({most + 1})) << "all classes read little, or none has clusters";
@@ -137,6 +146,23 @@ TEST(CudaStep, ClustersAreForFewSequencesThatReadLittle) {
   EXPECT_TRUE(wants({most + 1})) << "but for those that never have them";
   traits.classes[0].clusters = {};
   EXPECT_FALSE(wants({1}));
+}
+
+TEST(CudaStep, ABucketIsForWhatItsStepsMayWant) {
+  StepTraits traits = traits_of(0); // 2 KV heads
+  EXPECT_TRUE(clusters_of_bucket(1, traits).empty());
+  traits.limits.max_context = kClusterReads;
+  traits.classes[0].clusters = {1, 4, 9};
+  traits.classes[0].position_bytes = kKeysFirstBytes / (kClusterReads / 2);
+  EXPECT_EQ(clusters_of_bucket(1, traits), (std::vector{Clusters::plain, Clusters::keys_first}));
+  EXPECT_EQ(clusters_of_bucket(4, traits), (std::vector{Clusters::plain, Clusters::keys_first}));
+  EXPECT_TRUE(clusters_of_bucket(8, traits).empty()) << "no room";
+  --traits.classes[0].position_bytes;
+  EXPECT_EQ(clusters_of_bucket(1, traits), std::vector{Clusters::plain});
+  ++traits.classes[0].position_bytes;
+  traits.limits.max_context = kClusterReads / 2 / 4;
+  EXPECT_EQ(clusters_of_bucket(1, traits), std::vector{Clusters::plain}) << "contexts are short";
+  EXPECT_EQ(clusters_of_bucket(4, traits), (std::vector{Clusters::plain, Clusters::keys_first}));
 }
 
 TEST(CudaStep, APlanHasClustersWhereTheyAreWanted) {
@@ -147,9 +173,10 @@ TEST(CudaStep, APlanHasClustersWhereTheyAreWanted) {
   const quire_step step = history.step();
   StepPlans plans;
   for (const uint32_t bucket : {0u, 4u})
-    for (const bool clusters : {false, true}) {
-      plan_step(step, traits, plans, clusters, bucket);
-      const StepShape shape = bucket != 0 ? bucket_shape(bucket, clusters, traits) : exact_shape(step, plans);
+    for (const Clusters wanted : {Clusters::none, Clusters::plain, Clusters::keys_first}) {
+      const bool clusters = wanted != Clusters::none;
+      plan_step(step, traits, plans, wanted, bucket);
+      const StepShape shape = bucket != 0 ? bucket_shape(bucket, wanted, traits) : exact_shape(step, plans);
       const uint32_t padded = bucket != 0 ? bucket : 3;
       EXPECT_EQ(plans.classes[0].decode.empty(), clusters);
       EXPECT_EQ(plans.classes[0].clustered.size(), clusters ? padded * 8 : 0);
@@ -169,7 +196,7 @@ TEST(CudaStep, ClustersItemsHaveTheFirstOfTheirBlocks) {
   for (const uint32_t length : {9000u, 40u, 3000u}) history.add(length);
   const quire_step step = history.step();
   StepPlans plans;
-  plan_step(step, traits, plans, true);
+  plan_step(step, traits, plans, Clusters::plain);
   const StepShape shape = exact_shape(step, plans);
   const StepLayout layout = lay_out_step(shape, 1, traits.classes);
   std::vector<std::byte> out(most_step_bytes(traits), std::byte{0xee});

@@ -123,8 +123,9 @@ inline bool clusters_apart(const ClusterRoom& room, uint32_t tasks) {
 }
 // items: [sequences, cluster], device memory that no kernel writes. apart: each block is to have a multiprocessor to
 // itself; otherwise they crowd where the kernel in front leaves first, and its rate of reading is what they share.
-void attend_clusters(const Queue&, uint32_t cluster, bool apart, uint32_t sequences, const ClusterItem* items,
-                     const AttendArgs&);
+// keys_first: the kernel behind may not begin before the keys have been asked for.
+void attend_clusters(const Queue&, uint32_t cluster, bool apart, bool keys_first, uint32_t sequences,
+                     const ClusterItem* items, const AttendArgs&);
 
 // Rows of a block of attend_prefill.
 uint32_t prefill_rows(uint32_t head);

@@ -25,11 +25,13 @@ namespace {
 // How the group's outputs are shared out, in quads (four elements each): a block of the cluster adds up a power of two
 // of them, or the rest, or none. Numbers that the kernel would divide for.
 struct Shares {
-  uint32_t group; // heads
-  uint32_t shift; // log2 of the quads of a block
+  uint16_t group; // heads
+  uint16_t shift; // log2 of the quads of a block
+  bool keys_first;
 };
-Shares share_quads(uint32_t group, uint32_t head_dim, uint32_t cluster) {
-  return {group, static_cast<uint32_t>(std::bit_width((group * head_dim / 4 + cluster - 1) / cluster - 1))};
+Shares share_quads(uint32_t group, uint32_t head_dim, uint32_t cluster, bool keys_first) {
+  const auto shift = std::bit_width((group * head_dim / 4 + cluster - 1) / cluster - 1);
+  return {static_cast<uint16_t>(group), static_cast<uint16_t>(shift), keys_first};
 }
 
 // Warps of a block: twice as many where it has a multiprocessor to itself, so that more of what it reads is on its way
@@ -58,7 +60,7 @@ __global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
     attend_clusters_kernel(const ClusterItem* items, Shares shares, const __grid_constant__ AttendArgs a) {
 #if QUIRE_SM >= 900
   const ParametersAhead<kBlockWarps<kHead, kApart> * 32, AttendArgs> parameters(a);
-  let_next_kernel_begin();
+  if (!shares.keys_first) let_next_kernel_begin();
   auto& shared = *reinterpret_cast<Shared<Element, kHead, kRows, kApart>*>(dynamic_shared());
   static_assert(16 * kSumPitch<kHead> * 4 <= sizeof shared.ring[0], "a warp's sums are left in its ring");
   constexpr uint32_t kOf = kBlockWarps<kHead, kApart>, kThreads = kOf * 32, kQuads = kHead / 4;
@@ -85,6 +87,7 @@ __global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
   const auto word_of = [&](uint32_t from) { return __shfl_sync(kAllLanes, word, static_cast<int>(from)); };
   const DecodeItem item{word_of(0), word_of(1), word_of(2), word_of(3), word_of(4), word_of(5), word_of(6), word_of(7)};
   if (item.parts == 0) { // padding
+    let_next_kernel_begin();
     cluster_wait();
     wait_for_previous_kernels();
     return;
@@ -126,6 +129,7 @@ __global__ void __launch_bounds__(kBlockWarps<kHead, kApart> * 32)
   };
 #pragma unroll
   for (int s = 0; s < kNumStages; ++s) fetch(s);
+  if (shares.keys_first) let_next_kernel_begin();
   parameters.need_not_come_before(&shared.largest[warp][0]);
   if (tiles.own > 16) next_blocks = find_blocks(16);
   const bool has_own = cached < item.end; // the token's own position
@@ -360,13 +364,13 @@ ClusterRoom cluster_room(const ClusterShape& shape, int compute_capability, uint
 #endif
 }
 
-void attend_clusters(const Queue& queue, uint32_t cluster, bool apart, uint32_t sequences, const ClusterItem* items,
-                     const AttendArgs& a) {
+void attend_clusters(const Queue& queue, uint32_t cluster, bool apart, bool keys_first, uint32_t sequences,
+                     const ClusterItem* items, const AttendArgs& a) {
   assert(cluster == 8 || cluster == 16);
   assert(a.kv.k_dim == a.kv.v_dim && a.q.heads / a.kv.kv_heads <= 16);
   with_kernel({a.q.heads / a.kv.kv_heads, a.kv.k_dim, a.kv.format, a.softcap != 0}, apart,
               [&](auto* kernel, uint32_t threads, size_t bytes) {
-                const Shares shares = share_quads(a.q.heads / a.kv.kv_heads, a.kv.k_dim, cluster);
+                const Shares shares = share_quads(a.q.heads / a.kv.kv_heads, a.kv.k_dim, cluster, keys_first);
                 launch_clusters("attend_clusters", kernel, cluster, {cluster, a.kv.kv_heads, sequences}, threads, bytes,
                                 queue, items, shares, a);
               });
