@@ -52,6 +52,7 @@ void DecodeGraphs::capture(const Key& key, Entry& entry, const CompiledProgram& 
                            const Sampler& sampler, const Queue& queue) {
   const uint32_t bucket = key.bucket;
   entry.shape = bucket_shape(bucket, key.clusters, program.step);
+  entry.clusters = key.clusters;
   entry.layout = lay_out_step(entry.shape, program.step.groups, program.step.classes);
   StepRun run;
   run.tokens = run.sequences = run.rows = bucket;
@@ -96,7 +97,9 @@ void DecodeGraphs::capture_again(uint32_t bucket, const CompiledProgram& program
 const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, Clusters clusters) const {
   const auto without = entries_.lower_bound({sequences, Clusters::none});
   if (without == entries_.end()) return nullptr;
-  const auto with = entries_.find({without->first.bucket, clusters});
+  auto with = entries_.find({without->first.bucket, clusters});
+  if (with == entries_.end() && clusters == Clusters::keys_first)
+    with = entries_.find({without->first.bucket, Clusters::plain});
   return with != entries_.end() ? &with->second : &without->second;
 }
 

@@ -51,6 +51,7 @@ class DecodeGraphs {
   struct Entry {
     StepShape shape;
     StepLayout layout;
+    Clusters clusters = Clusters::none; // that it has: steps are planned so
     Graph graph;
   };
 
@@ -60,7 +61,7 @@ class DecodeGraphs {
   void capture_again(uint32_t bucket, const CompiledProgram& program, const FetchArgs& fetch, const Sampler& sampler,
                      const Queue& queue);
   // The graph that runs a decode step of so many sequences whose rows are in order; null where there is none. clusters:
-  // clusters_for(); what cluster_of says of the bucket with it is what the graph does.
+  // clusters_for(), which the bucket may have less of.
   const Entry* find(uint32_t sequences, Clusters clusters) const;
   bool empty() const { return entries_.empty(); }
 

@@ -78,7 +78,7 @@ uint32_t CudaInstance::compile(const quire_program& program, const quire_limits&
     loaded.fetch_slots = PinnedBuffer(kFetchSlots * loaded.fetch_bytes(), "steps");
     loaded.fetch_turn = DeviceBuffer(2 * sizeof(uint32_t), "steps");
     check(cudaMemsetAsync(loaded.fetch_turn.data(), 0, loaded.fetch_turn.bytes(), stream_.get()), "preparing steps");
-    sampler_.reserve(limits.max_rows, program.vocab_size);
+    sampler_.reserve(std::max(limits.max_rows, limits.max_sequences), program.vocab_size); // a graph's rows, padded
     tuning_.reset();
     programs_.push_back(std::move(loaded));
     if (sampler_.tokens() != tokens_before)
@@ -134,9 +134,10 @@ void CudaInstance::queue_step(const quire_step& step, Loaded& target, bool may_u
   }
   check_step(step, program.step, num_blocks);
   lap.add(times_.now.check);
-  const Clusters clusters = clusters_for(step, program.step);
+  Clusters clusters = clusters_for(step, program.step);
   const bool in_order = rows_in_order(step);
   if (may_use_graph && is_decode(step) && in_order) queued.graph = target.graphs.find(step.num_sequences, clusters);
+  if (queued.graph != nullptr) clusters = queued.graph->clusters;
   plan_step(step, program.step, plans_, clusters, queued.graph != nullptr ? queued.graph->shape.tokens : 0);
   if (plans_.has_prefill) queued.graph = nullptr; // in fixed order, whose plans don't depend on the bucket
   lap.add(times_.now.plan);

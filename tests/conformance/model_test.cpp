@@ -136,7 +136,10 @@ TEST(Model, DecodeStepsEqualFloat64) {
                             random)});
     for (uint32_t step = 1; step < steps.size(); ++step)
       for (uint32_t s = 0; s < sequences; ++s) steps[step].parts.push_back({s, random_tokens(1, shape.vocab, random)});
-    for (LogicalStep& step : steps) step.rows = random.ascending(random.integer(1, sequences), step.num_tokens());
+    for (LogicalStep& step : steps) // as an engine does or not
+      step.rows = random.chance(0.5) ? random.ascending(step.num_tokens(), step.num_tokens())
+                                     : random.ascending(random.integer(1, sequences), step.num_tokens());
+    steps.back().rows = random.ascending(sequences, sequences);
     h.check(p, steps,
             describe("a network in ", format_shape(shape.format).name, ", ", sequences, " sequences, heads of ",
                      shape.head_dim),

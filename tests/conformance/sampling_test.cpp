@@ -323,6 +323,39 @@ TEST(Sampling, NaNAndNothingAllowedGiveMinusOne) {
   }
 }
 
+// Nothing but greedy rows and temperatures, over vocabularies that are scanned in several pieces; many tokens are as
+// likely, wherever they lie.
+TEST(Sampling, PlainRowsOfLargerVocabularies) {
+  Harness h("Sampling.PlainRowsOfLargerVocabularies");
+  Random& random = h.random();
+  constexpr uint32_t inner = 32;
+  for (const uint32_t vocab : {4097u, 8190u, 12288u}) {
+    for (const uint32_t kinds : {1u, 61u, vocab}) { // token t is like t + kinds
+      TestProgram p;
+      p.vocab_size = vocab;
+      p.max_context = 64;
+      const uint32_t hidden = p.gather_rows(p.embed(p.random_weight(QUIRE_F32, 0, vocab, inner, 1, random)));
+      const std::vector<float> kind = random.normals(size_t{kinds} * inner, 0.5);
+      std::vector<float> weights;
+      for (uint32_t t = 0; t < vocab; ++t)
+        weights.insert(weights.end(), kind.begin() + t % kinds * inner, kind.begin() + (t % kinds + 1) * inner);
+      const uint32_t logits = p.tensor(QUIRE_OUTPUTS, 1, vocab);
+      p.op(QUIRE_OP_LINEAR, {hidden}, {logits}).u.linear.weights[0] = p.matrix(vocab, inner, weights);
+      p.add_output("logits", logits);
+      Sampler sampler(h, std::move(p), 6);
+      std::vector<Row> rows(6);
+      std::vector<int32_t> tokens;
+      for (Row& row : rows) {
+        tokens.push_back(static_cast<int32_t>(random.integer(0, vocab - 1)));
+        row.p.temperature = &row < &rows[2] ? 0 : static_cast<float>(random.uniform(0.2, 1.8));
+        row.p.seed = random.bits(), row.p.position = random.integer(0, 5000);
+      }
+      sampler.run(tokens, rows);
+      expect_right(rows);
+    }
+  }
+}
+
 // A row's token is the same whatever stands beside it and however often it is drawn.
 TEST(Sampling, ARowDependsOnItselfAlone) {
   Harness h("Sampling.ARowDependsOnItselfAlone");

@@ -93,6 +93,9 @@ TEST(CudaGraphs, ABucketThatMayHaveClustersHasAGraphWithAndOneWithout) {
   }
   EXPECT_EQ(graphs.find(3, Clusters::plain), graphs.find(4, Clusters::none)) << "of a bucket that holds them";
   EXPECT_EQ(graphs.find(9, Clusters::plain), nullptr);
+  EXPECT_EQ(graphs.find(1, Clusters::keys_first), graphs.find(1, Clusters::plain)) << "contexts are short";
+  EXPECT_EQ(graphs.find(1, Clusters::keys_first)->clusters, Clusters::plain) << "what a step is to be planned with";
+  EXPECT_EQ(graphs.find(4, Clusters::keys_first), graphs.find(4, Clusters::none));
 
   graphs.capture_again(2, *program, fetch, sampler, {stream.get(), false});
   EXPECT_EQ(captured[0], 5u);

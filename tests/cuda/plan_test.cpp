@@ -59,10 +59,11 @@ TEST(CudaChain, TakesAsManyRowsAsSharedMemoryHolds) {
 
 // Blocks that begin late have less of a phase, and nothing where the others' rings hold it.
 TEST(CudaChain, BlocksThatBeginLateHaveLess) {
-  const auto split = [](uint32_t format, uint32_t rows, uint32_t cols, uint32_t late) {
+  const auto split = [](uint32_t format, uint32_t rows, uint32_t cols, uint32_t late, bool keeps_sum = false) {
     std::vector<ChainPhase> phases(1);
     ChainPhase& phase = phases[0];
     phase.linear.num_parts = 1;
+    phase.keeps_sum = keeps_sum;
     Weight& weight = phase.linear.parts[0].weight;
     weight.format = format, weight.rows = rows, weight.cols = weight.stride = cols;
     if (format != QUIRE_F16) weight.tiles = rows / 16, weight.units = cols / 128;
@@ -74,6 +75,7 @@ TEST(CudaChain, BlocksThatBeginLateHaveLess) {
   using Split =
       std::tuple<uint32_t, uint32_t, uint32_t>; // from which block on; items of the others, at least; of these
   EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 64), Split(68, 3, 0)) << "four stages of a tile each";
+  EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 64, true), Split(68, 2, 1)) << "every block keeps the sum";
   EXPECT_EQ(split(QUIRE_Q8_0, 4096, 4096, 64), Split(68, 2, 1)) << "two stages";
   EXPECT_EQ(split(QUIRE_F16, 2048, 2048, 64), Split(68, 3, 0)) << "two stages of two items each";
   EXPECT_EQ(split(QUIRE_F16, 4096, 4096, 64), Split(68, 4, 3));
@@ -93,6 +95,7 @@ TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
   };
   uint32_t widths[kPhases + 1]; // what goes into a phase, and what comes out of the last
   for (uint32_t p = 0; p <= kPhases; ++p) widths[p] = 64 + 8 * (random() % 17);
+  widths[1] = 64; // little enough that blocks which begin late have nothing of it
   std::vector<std::vector<__half>> weights;
   std::vector<ChainPhase> phases(kPhases);
   std::vector<float> out(kRows * widths[kPhases]);
@@ -112,6 +115,8 @@ TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
   }
   phases.back().linear.out = {out.data(), widths[kPhases], 1, widths[kPhases], Type::f32};
   for (ChainPhase& phase : phases) split_phase(phase, chain_shape(phases), kBlocks, &phase == &phases[0] ? 2 : 0);
+  EXPECT_EQ(phases[0].late_from, 2u);
+  EXPECT_EQ(phases[0].items_late, 0u);
   const uint32_t set_bytes = (kChainRows * row_bytes + 15) / 16 * 16;
   std::vector<std::byte> handed(2 * set_bytes, std::byte{0xff});
   std::vector<ChainRecord> records(kBlocks);
@@ -156,8 +161,10 @@ TEST(CudaChain, LaunchesTakeTurnsWithTheirSets) {
       EXPECT_TRUE(passed(at.begun, at.framed) && passed(at.framed, at.asked) && passed(at.asked, at.released));
       for (const auto& warp : at.phases)
         for (uint32_t p = 0; p < kPhases; ++p) {
+          EXPECT_EQ(warp[p].input == 0, p == 0 && block >= 2) << "nothing of the phase: " << block << ", " << p;
+          if (warp[p].input == 0) continue;
           EXPECT_TRUE(passed(warp[p].input, warp[p].multiplied) && passed(warp[p].multiplied, warp[p].handed));
-          EXPECT_TRUE(p == 0 || passed(warp[p - 1].handed, warp[p].input)) << p;
+          EXPECT_TRUE(p == 0 || warp[p - 1].input == 0 || passed(warp[p - 1].handed, warp[p].input)) << p;
         }
     }
     const std::byte* next = handed.data() + (launch + 1) % 2 * set_bytes;

@@ -113,6 +113,22 @@ TEST(CudaStep, ChunksOfPromptsHaveThePlacesOfTheirTokens) {
   EXPECT_EQ(words(layout.token_tables[0]), (std::vector<uint32_t>{0, 0, 0, 2}));
 }
 
+TEST(CudaStep, RowsAreInOrderWhereEveryTokensIsWantedOnce) {
+  const auto in_order = [](uint32_t tokens, const std::vector<uint32_t>& rows) {
+    quire_step step{};
+    step.num_tokens = tokens, step.num_rows = static_cast<uint32_t>(rows.size()), step.rows = rows.data();
+    return rows_in_order(step);
+  };
+  EXPECT_TRUE(in_order(1, {0}));
+  EXPECT_TRUE(in_order(3, {0, 1, 2}));
+  EXPECT_FALSE(in_order(2, {0}));
+  EXPECT_FALSE(in_order(2, {1}));
+  EXPECT_FALSE(in_order(2, {0, 0}));
+  EXPECT_FALSE(in_order(2, {1, 0}));
+  EXPECT_FALSE(in_order(1, {0, 0}));
+  EXPECT_FALSE(in_order(1, {}));
+}
+
 TEST(CudaStep, ClustersAreForFewSequencesThatReadLittle) {
   StepTraits traits = traits_of(0); // 2 KV heads
   traits.classes[0].clusters = {1, 4, 9};

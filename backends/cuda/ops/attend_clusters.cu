@@ -23,7 +23,7 @@ namespace {
 [[maybe_unused]] constexpr uint32_t kItemWords = sizeof(DecodeItem) / 4;
 
 // How the group's outputs are shared out, in quads (four elements each): a block of the cluster adds up a power of two
-// of them, or the rest, or none. Numbers that the kernel would divide for.
+// of them, or the rest, or none. Numbers that the kernel would divide for. And what else a launch is told.
 struct Shares {
   uint16_t group; // heads
   uint16_t shift; // log2 of the quads of a block

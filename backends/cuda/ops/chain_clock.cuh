@@ -13,6 +13,7 @@ template <bool kTraced> class ChainClock {
   __device__ __forceinline__ void framed() {}
   __device__ __forceinline__ void asked() {}
   __device__ __forceinline__ void released(const ChainArgs&, uint32_t, uint32_t) {}
+  __device__ __forceinline__ void skipped(uint32_t) {}
   __device__ __forceinline__ void input(uint32_t) {}
   template <class Wait> __device__ __forceinline__ void wait(const Wait& wait) { wait(); }
   __device__ __forceinline__ void multiplied() {}
@@ -35,6 +36,9 @@ template <> class ChainClock<true> {
       times_->begun = begun_, times_->framed = framed_, times_->asked = asked_, times_->released = now();
     }
     of_warp_ = threadIdx.x % 32 == 0 ? times_->phases[warp] : nullptr;
+  }
+  __device__ __forceinline__ void skipped(uint32_t phase) { // what another launch noted there
+    if (of_warp_ != nullptr) of_warp_[phase].input = 0;
   }
   __device__ __forceinline__ void input(uint32_t phase) {
     phase_ = phase, waited_ = 0;

@@ -20,7 +20,7 @@ struct ChainTimes {
   uint32_t begun = 0, framed = 0;       // it has the phases in shared memory
   uint32_t asked = 0, released = 0;     // it has asked for its first weights; the kernel in front has ended
   struct Phase {                        // of one warp
-    uint32_t input = 0, multiplied = 0; // its input is there; its products are done
+    uint32_t input = 0, multiplied = 0; // its input is there (0: it has none of the phase); its products are done
     uint32_t handed = 0, waited = 0;    // the block has handed over; ns that the warp waited for weights
   } phases[16][4];                      // [warps][phases]
 };

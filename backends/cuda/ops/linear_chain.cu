@@ -172,7 +172,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (p + 1 == last_phase && blockIdx.x + 1 == gridDim.x) // a token's weights have displaced them from the L2
       for (uint32_t at = threadIdx.x * 128; at < a.num_next * sizeof(ChainPhase); at += kThreads * 128)
         prefetch_l2(reinterpret_cast<const std::byte*>(a.next) + at);
-    if (share.first == share.last) continue; // where a sum is kept every block has an item, block 0 always
+    if (share.first == share.last) { // where a sum is kept every block has an item, block 0 always
+      clock.skipped(p);
+      continue;
+    }
     fill_x<R>(phase, share, p == 0 ? nullptr : handed(), rows, x, sums, kept, scratch);
     clock.input(p);
     const uint32_t subs = linear.glu ? R::kSubs : 1, per_round = tiles_of_round<R>(linear, rows);
@@ -356,12 +359,13 @@ void split_phase(ChainPhase& phase, const ChainShape& shape, uint32_t blocks, ui
   bool fits = false;
   dispatch(shape.first_format, shape.second_format, [&](auto first, auto second) {
     using R = Ring<first, second>;
-    const uint32_t tiles = (linear.glu ? R::kSubs : 1) * (R::kPlain && !linear.glu ? (each + 1) / 2 : each);
+    const uint32_t tiles = R::kPlain && !linear.glu ? (each + 1) / 2 : each;
     const uint32_t slices = kChainWarps >> phase.group_shift, of_slice = (phase.units + slices - 1) / slices;
-    const uint32_t of_warp = (tiles + (1u << phase.group_shift) - 1) >> phase.group_shift;
+    const uint32_t of_group = (tiles + (1u << phase.group_shift) - 1) >> phase.group_shift;
+    const uint32_t of_warp = of_group * (linear.glu ? R::kSubs : 1);
     fits = of_warp * ((of_slice + R::kSpan - 1) / R::kSpan) <= R::kStages;
   });
-  phase.items_late = fits ? 0 : items / blocks;
+  phase.items_late = fits && !phase.keeps_sum ? 0 : items / blocks; // a sum is kept by every block
   const uint32_t others = items - late * phase.items_late;
   phase.items_each = others / phase.late_from, phase.items_more = others % phase.late_from;
 }

@@ -128,8 +128,8 @@ __global__ void __launch_bounds__(kJoinThreads) join_stretches_kernel(uint32_t r
   let_next_kernel_begin();
   wait_for_previous_kernels();
   const uint32_t r = blockIdx.x * (kJoinThreads / 32) + threadIdx.x / 32;
-  if (r >= rows) return; // a whole warp
-  const uint32_t out = a.rows[r].out;
+  if (r >= rows) return;              // a whole warp
+  const uint32_t out = a.rows[r].out; // rows that aren't sampled are joined all the same: nobody waits to know
   const SamplePartial all = join_row(a.partials + size_t{r} * stretches, stretches);
   if (out == kNotSampled || threadIdx.x % 32 != 0) return;
   const int32_t token = all.has_nan == 0 ? all.best_token : -1;

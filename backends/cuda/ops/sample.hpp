@@ -54,7 +54,7 @@ struct SampleArgs {
   const quire_logit_bias* bias;
   const uint32_t* masks;
   const int32_t* pending;      // tokens of the ticket before
-  SamplePartial* partials;     // [R, sample_stretches(vocab)]
+  SamplePartial* partials;     // [R, sample_stretches(vocab)], unsampled rows' too
   int32_t* tokens;             // [places] for the next step
   SampleResult* results;       // [places] pinned memory of the host
   quire_candidate* candidates; // [R, QUIRE_MAX_CANDIDATES]
