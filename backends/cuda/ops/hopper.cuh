@@ -57,6 +57,10 @@ __device__ __forceinline__ void copy_bulk(void* to, const void* from, uint32_t b
                "l"(from), "r"(bytes), "r"(shared_address(b)), "l"(policy)
                : "memory");
 }
+// The same, to the L2 alone.
+__device__ __forceinline__ void prefetch_bulk(const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
 __device__ __forceinline__ void copy_3d(void* to, const CUtensorMap* map, uint64_t* b, int x, int y, int z) {
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, "
                "%5}], [%2];" ::"r"(shared_address(to)),

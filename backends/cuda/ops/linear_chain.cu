@@ -105,6 +105,32 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
   }
 }
 
+// For a block that has nothing of the phase before: to the L2 the nibbles of some tiles behind those that the warp's
+// ring holds. The memory rests then, and this phase will wait for it.
+template <uint32_t kFirst, uint32_t kSecond>
+__device__ __forceinline__ void bring_near([[maybe_unused]] const ChainPhase& phase, [[maybe_unused]] uint32_t warp) {
+#ifdef QUIRE_CHAIN_BULK
+  using R = Ring<kFirst, kSecond>;
+  if constexpr (!R::kPlain) {
+    if constexpr (block_format(kFirst).q4_bytes != 0) {
+      constexpr uint32_t kTiles = 3, kUnitBytes = block_format(kFirst).q4_bytes;
+      static_assert(block_format(kSecond).q4_bytes == kUnitBytes);
+      const Share<R> share(phase, warp);
+      const uint32_t units = share.end - share.begin;
+      const bool one_weight = phase.linear.glu || phase.linear.num_parts == 1; // or gate's, to begin with
+      if (!one_weight || share.groups != 1 || units == 0 || !hopper::elected()) return;
+      const Weight& w = phase.linear.parts[0].weight;
+      const uint32_t held = R::kStages / ((units + R::kSpan - 1) / R::kSpan);
+#pragma unroll 1 // instructions are cold here
+      for (uint32_t tile = held; tile < min(held + kTiles, share.tiles); ++tile) {
+        const size_t first_unit = size_t{share.first + tile} * w.units + share.begin;
+        hopper::prefetch_bulk(w.q4 + first_unit * kUnitBytes, units * kUnitBytes);
+      }
+    }
+  }
+#endif
+}
+
 template <uint32_t kFirst, uint32_t kSecond>
 __global__ void __launch_bounds__(kThreads, 1)
     linear_chain_kernel(uint32_t rows, uint32_t first_phase, uint32_t last_phase, uint32_t x_bytes, uint32_t kept_at,
@@ -174,6 +200,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         prefetch_l2(reinterpret_cast<const std::byte*>(a.next) + at);
     if (share.first == share.last) { // where a sum is kept every block has an item, block 0 always
       clock.skipped(p);
+      if (p == first_phase && p + 1 < last_phase) bring_near<kFirst, kSecond>(phases[p + 1], warp);
       continue;
     }
     fill_x<R>(phase, share, p == 0 ? nullptr : handed(), rows, x, sums, kept, scratch);
