@@ -81,6 +81,7 @@ TEST(CudaChain, BlocksThatBeginLateHaveLess) {
   EXPECT_EQ(split(QUIRE_F16, 4096, 4096, 64), Split(68, 4, 3));
   EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 0), Split(132, 1, 0)) << "none is late";
   EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 132), Split(132, 1, 0)) << "all are";
+  EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 112), Split(132, 1, 1)) << "nearly all are: it would be seven items, and one";
   EXPECT_EQ(split(QUIRE_Q4_K, 1024, 4096, 64), Split(132, 0, 0)) << "too few to share out";
 }
 

@@ -393,8 +393,10 @@ void split_phase(ChainPhase& phase, const ChainShape& shape, uint32_t blocks, ui
     fits = of_warp * ((of_slice + R::kSpan - 1) / R::kSpan) <= R::kStages;
   });
   phase.items_late = fits && !phase.keeps_sum ? 0 : items / blocks; // a sum is kept by every block
-  const uint32_t others = items - late * phase.items_late;
-  phase.items_each = others / phase.late_from, phase.items_more = others % phase.late_from;
+  const auto of_others = [&] { return items - late * phase.items_late; };
+  // Where nearly all are late the others would be the last.
+  if (!fits && of_others() > 2 * (phase.items_late + 1) * phase.late_from) late = 0, phase.late_from = blocks;
+  phase.items_each = of_others() / phase.late_from, phase.items_more = of_others() % phase.late_from;
 }
 
 bool chain_holds(uint32_t format, uint32_t& first, uint32_t& second) {
