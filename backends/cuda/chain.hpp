@@ -3,8 +3,8 @@
 // A chain is a run of linears (with glu, and with the norm before each) that follow one another without anything
 // between, each reading what the one before made and nobody else reads. What they hand over lies in a small buffer of
 // the chains' own, so that the buffer plan stays as it is; for steps of more rows the launches run one by one. A
-// gather_rows between a norm and its linear may belong to a chain, for steps whose rows are the tokens in order: then it
-// has nothing to do. None under fixed_order, whose sums have another order. Errors: Failure. Threads: [load] for
+// gather_rows between a norm and its linear may belong to a chain, for steps whose rows are the tokens in order: then
+// it has nothing to do. None under fixed_order, whose sums have another order. Errors: Failure. Threads: [load] for
 // make_chains, then the backend's queue.
 #pragma once
 

@@ -1,11 +1,11 @@
 // An instance: one device, one queue, and the verbs of plugin.h.
 //
-// Work goes to one stream in the order of the calls; swaps have their own (kv_cache.hpp). A decode step that wants every
-// token's row is one graph, sampling included: submit() writes the step, and whatever verb comes next launches it, which
-// is sample() but for callers that don't sample. Every other step is a copy to the device and launches its kernels
-// directly. A slot of what the device reads of host memory is free again once its ticket was waited for: there are more
-// slots than tickets may be unwaited. Errors: Failure; after QUIRE_DEVICE_LOST every verb fails alike. Threads:
-// [engine], as in plugin.h.
+// Work goes to one stream in the order of the calls; swaps have their own (kv_cache.hpp). A decode step that wants
+// every token's row is one graph, sampling included: submit() writes the step, and whatever verb comes next launches
+// it, which is sample() but for callers that don't sample. Every other step is a copy to the device and launches its
+// kernels directly. A slot of what the device reads of host memory is free again once its ticket was waited for: there
+// are more slots than tickets may be unwaited. Errors: Failure; after QUIRE_DEVICE_LOST every verb fails alike.
+// Threads: [engine], as in plugin.h.
 #pragma once
 
 #include "compile.hpp"
