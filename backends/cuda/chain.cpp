@@ -107,21 +107,22 @@ class ChainMaker {
 
   std::optional<Phase> phase_at(uint32_t group) const {
     Phase phase;
-    if (group < fusion_.groups.size() && fusion_.groups[group].kind == GroupKind::single) {
+    uint32_t normed = 0; // what the linear behind a norm is of
+    // The op of a group of one, if it is of this kind.
+    const auto single = [&](uint32_t kind) -> const quire_op* {
+      if (group >= fusion_.groups.size() || fusion_.groups[group].kind != GroupKind::single) return nullptr;
       const quire_op& op = c_.data.ops[fusion_.groups[group].ops[0]];
-      if (op.kind == QUIRE_OP_NORM) {
-        if (!norm_fits(op, group)) return {};
-        phase.norm = &op;
-        ++group;
-      }
+      return op.kind == kind ? &op : nullptr;
+    };
+    if (const quire_op* op = single(QUIRE_OP_NORM)) {
+      if (!norm_fits(*op, group)) return {};
+      phase.norm = op, normed = op->out[0];
+      ++group;
     }
-    if (phase.norm != nullptr && group < fusion_.groups.size()) {
-      const quire_op& op = c_.data.ops[fusion_.groups[group].ops[0]];
-      if (op.kind == QUIRE_OP_GATHER_ROWS) {
-        if (!read_only_within(op.out[0], group, group + 2)) return {};
-        phase.gather = &op;
-        ++group;
-      }
+    if (const quire_op* op = single(QUIRE_OP_GATHER_ROWS); op != nullptr && normed != 0 && op->in[0] == normed) {
+      if (!read_only_within(op->out[0], group, group + 2)) return {};
+      phase.gather = op, normed = op->out[0];
+      ++group;
     }
     if (group >= fusion_.groups.size()) return {};
     const LaunchGroup& linear = fusion_.groups[group];
@@ -136,12 +137,8 @@ class ChainMaker {
     if (c_.weights.matrix(phase.linear->u.linear.weights[0]).format == QUIRE_F16 && device_.compute_capability >= 90 &&
         cols % 64 != 0)
       return {};
-    if (phase.norm != nullptr) {
-      const quire_op& reader = phase.gather != nullptr ? *phase.gather : *phase.linear;
-      const bool linked = phase.norm->out[0] == reader.in[0] &&
-                          (phase.gather == nullptr || phase.gather->out[0] == phase.linear->in[0]);
-      return linked && cols <= kChainNormDim ? std::optional(phase) : std::nullopt;
-    }
+    if (phase.norm != nullptr)
+      return phase.linear->in[0] == normed && cols <= kChainNormDim ? std::optional(phase) : std::nullopt;
     const Tensor in = c_.tensor(phase.linear->in[0]);
     return in.type == Type::f16 && aligned(in) ? std::optional(phase) : std::nullopt;
   }

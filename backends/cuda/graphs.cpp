@@ -2,7 +2,7 @@
 
 #include "buckets.hpp"
 
-#include <algorithm>
+#include <iterator>
 
 namespace quire::cuda {
 namespace {
@@ -97,10 +97,8 @@ void DecodeGraphs::capture_again(uint32_t bucket, const CompiledProgram& program
 const DecodeGraphs::Entry* DecodeGraphs::find(uint32_t sequences, Clusters clusters) const {
   const auto without = entries_.lower_bound({sequences, Clusters::none});
   if (without == entries_.end()) return nullptr;
-  auto with = entries_.find({without->first.bucket, clusters});
-  if (with == entries_.end() && clusters == Clusters::keys_first)
-    with = entries_.find({without->first.bucket, Clusters::plain});
-  return with != entries_.end() ? &with->second : &without->second;
+  // The last of the bucket that has no more than that.
+  return &std::prev(entries_.upper_bound({without->first.bucket, clusters}))->second;
 }
 
 } // namespace quire::cuda

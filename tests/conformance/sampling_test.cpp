@@ -21,18 +21,36 @@ TestProgram table_program(uint32_t vocab, const std::vector<float>& rows) {
   return p;
 }
 
-// Logits of a large vocabulary: a product with a random matrix, of about this deviation.
-TestProgram wide_program(uint32_t vocab, double deviation, Random& random) {
-  constexpr uint32_t inner = 32;
+// Logits of a large vocabulary: a product of random rows with weight(p), [vocab, kInner].
+constexpr uint32_t kInner = 32;
+template <class Weight> TestProgram product_program(uint32_t vocab, Random& random, const Weight& weight) {
   TestProgram p;
   p.vocab_size = vocab;
   p.max_context = 64;
-  const uint32_t hidden = p.gather_rows(p.embed(p.random_weight(QUIRE_F32, 0, vocab, inner, 1, random)));
+  const uint32_t hidden = p.gather_rows(p.embed(p.random_weight(QUIRE_F32, 0, vocab, kInner, 1, random)));
   const uint32_t logits = p.tensor(QUIRE_OUTPUTS, 1, vocab);
-  p.op(QUIRE_OP_LINEAR, {hidden}, {logits}).u.linear.weights[0] =
-      p.random_weight(QUIRE_F32, 0, vocab, inner, deviation / std::sqrt(inner), random);
+  const uint32_t id = weight(p);
+  p.op(QUIRE_OP_LINEAR, {hidden}, {logits}).u.linear.weights[0] = id;
   p.add_output("logits", logits);
   return p;
+}
+
+// Of about this deviation.
+TestProgram wide_program(uint32_t vocab, double deviation, Random& random) {
+  return product_program(vocab, random, [&](TestProgram& p) {
+    return p.random_weight(QUIRE_F32, 0, vocab, kInner, deviation / std::sqrt(kInner), random);
+  });
+}
+
+// Token t is as likely as token t + kinds.
+TestProgram repeated_program(uint32_t vocab, uint32_t kinds, Random& random) {
+  return product_program(vocab, random, [&](TestProgram& p) {
+    const std::vector<float> kind = random.normals(size_t{kinds} * kInner, 0.5);
+    std::vector<float> weights;
+    for (uint32_t t = 0; t < vocab; ++t)
+      weights.insert(weights.end(), kind.begin() + t % kinds * kInner, kind.begin() + (t % kinds + 1) * kInner);
+    return p.matrix(vocab, kInner, weights);
+  });
 }
 
 // A sampling row with the memory behind it, and what came of it.
@@ -328,21 +346,9 @@ TEST(Sampling, NaNAndNothingAllowedGiveMinusOne) {
 TEST(Sampling, PlainRowsOfLargerVocabularies) {
   Harness h("Sampling.PlainRowsOfLargerVocabularies");
   Random& random = h.random();
-  constexpr uint32_t inner = 32;
   for (const uint32_t vocab : {4097u, 8190u, 12288u}) {
-    for (const uint32_t kinds : {1u, 61u, vocab}) { // token t is like t + kinds
-      TestProgram p;
-      p.vocab_size = vocab;
-      p.max_context = 64;
-      const uint32_t hidden = p.gather_rows(p.embed(p.random_weight(QUIRE_F32, 0, vocab, inner, 1, random)));
-      const std::vector<float> kind = random.normals(size_t{kinds} * inner, 0.5);
-      std::vector<float> weights;
-      for (uint32_t t = 0; t < vocab; ++t)
-        weights.insert(weights.end(), kind.begin() + t % kinds * inner, kind.begin() + (t % kinds + 1) * inner);
-      const uint32_t logits = p.tensor(QUIRE_OUTPUTS, 1, vocab);
-      p.op(QUIRE_OP_LINEAR, {hidden}, {logits}).u.linear.weights[0] = p.matrix(vocab, inner, weights);
-      p.add_output("logits", logits);
-      Sampler sampler(h, std::move(p), 6);
+    for (const uint32_t kinds : {1u, 61u, vocab}) {
+      Sampler sampler(h, repeated_program(vocab, kinds, random), 6);
       std::vector<Row> rows(6);
       std::vector<int32_t> tokens;
       for (Row& row : rows) {

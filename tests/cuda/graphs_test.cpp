@@ -56,14 +56,24 @@ quire_kv_config cache_of(uint32_t num_blocks) {
   return config;
 }
 
-TEST(CudaGraphs, ABucketThatMayHaveClustersHasAGraphWithAndOneWithout) {
-  const tests::TestProgram source = attend_program(4);
-  const DeviceTraits device = open_device(0);
+// A program compiled for steps of up to eight short sequences, with what it is compiled by.
+struct Compiled {
+  explicit Compiled(const tests::TestProgram& source)
+      : program(
+            compile_program(source.view(), limits_of(8, 8, 64), {device, library, choices, stream.get(), false, {}})) {}
+
+  DeviceTraits device = open_device(0);
   MatrixLibrary library;
   LinearChoices choices;
   Stream stream;
-  const auto program =
-      compile_program(source.view(), limits_of(8, 8, 64), {device, library, choices, stream.get(), false, {}});
+  std::unique_ptr<CompiledProgram> program;
+};
+
+TEST(CudaGraphs, ABucketThatMayHaveClustersHasAGraphWithAndOneWithout) {
+  const tests::TestProgram source = attend_program(4);
+  const Compiled compiled(source);
+  const Stream& stream = compiled.stream;
+  CompiledProgram* const program = compiled.program.get();
   program->kv = std::make_unique<KvCache>(program->kv_layouts, cache_of(4));
   uint32_t captured[2] = {}; // without clusters, with
   program->launches[0].run = [&, run = program->launches[0].run](const StepRun& step) {
@@ -131,12 +141,8 @@ tests::TestProgram ending_program() {
 
 TEST(CudaChains, GoThroughGatherRowsWhereItHasNothingToDo) {
   const tests::TestProgram source = ending_program();
-  const DeviceTraits device = open_device(0);
-  MatrixLibrary library;
-  LinearChoices choices;
-  Stream stream;
-  const auto program =
-      compile_program(source.view(), limits_of(8, 8, 64), {device, library, choices, stream.get(), false, {}});
+  const Compiled compiled(source);
+  const CompiledProgram* const program = compiled.program.get();
   // The longest launch, and all of them.
   const auto launches = [&](uint32_t rows, bool in_order) {
     StepRun run;

@@ -41,6 +41,7 @@ template <uint32_t kFirst, uint32_t kSecond> struct Ring {
   static constexpr bool kPlain = kFirst == QUIRE_F16;
   static constexpr uint32_t kColumns = kPlain ? PlainStream::kColumns : 128; // of a unit
   static constexpr uint32_t kSpan = 2;                                       // units of a stage
+  static constexpr uint32_t stages_of(uint32_t units) { return (units + kSpan - 1) / kSpan; }
   static constexpr uint32_t kStageBytes = [] {
     if constexpr (kPlain) return PlainStream::kStageBytes;
     if constexpr (!kPlain) {

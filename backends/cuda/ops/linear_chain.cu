@@ -111,21 +111,19 @@ template <uint32_t kFirst, uint32_t kSecond>
 __device__ __forceinline__ void bring_near([[maybe_unused]] const ChainPhase& phase, [[maybe_unused]] uint32_t warp) {
 #ifdef QUIRE_CHAIN_BULK
   using R = Ring<kFirst, kSecond>;
-  if constexpr (!R::kPlain) {
-    if constexpr (block_format(kFirst).q4_bytes != 0) {
-      constexpr uint32_t kTiles = 3, kUnitBytes = block_format(kFirst).q4_bytes;
-      static_assert(block_format(kSecond).q4_bytes == kUnitBytes);
-      const Share<R> share(phase, warp);
-      const uint32_t units = share.end - share.begin;
-      const bool one_weight = phase.linear.glu || phase.linear.num_parts == 1; // or gate's, to begin with
-      if (!one_weight || share.groups != 1 || units == 0 || !hopper::elected()) return;
-      const Weight& w = phase.linear.parts[0].weight;
-      const uint32_t held = R::kStages / ((units + R::kSpan - 1) / R::kSpan);
+  if constexpr (block_format(kFirst).q4_bytes != 0) {
+    constexpr uint32_t kTiles = 3, kUnitBytes = block_format(kFirst).q4_bytes;
+    static_assert(block_format(kSecond).q4_bytes == kUnitBytes);
+    const Share<R> share(phase, warp);
+    const uint32_t units = share.end - share.begin;
+    const bool one_weight = phase.linear.glu || phase.linear.num_parts == 1; // or gate's, to begin with
+    if (!one_weight || share.groups != 1 || units == 0 || !hopper::elected()) return;
+    const Weight& w = phase.linear.parts[0].weight;
+    const uint32_t held = R::kStages / R::stages_of(units);
 #pragma unroll 1 // instructions are cold here
-      for (uint32_t tile = held; tile < min(held + kTiles, share.tiles); ++tile) {
-        const size_t first_unit = size_t{share.first + tile} * w.units + share.begin;
-        hopper::prefetch_bulk(w.q4 + first_unit * kUnitBytes, units * kUnitBytes);
-      }
+    for (uint32_t tile = held; tile < min(held + kTiles, share.tiles); ++tile) {
+      const size_t first_unit = size_t{share.first + tile} * w.units + share.begin;
+      hopper::prefetch_bulk(w.q4 + first_unit * kUnitBytes, units * kUnitBytes);
     }
   }
 #endif
@@ -390,7 +388,7 @@ void split_phase(ChainPhase& phase, const ChainShape& shape, uint32_t blocks, ui
     const uint32_t slices = kChainWarps >> phase.group_shift, of_slice = (phase.units + slices - 1) / slices;
     const uint32_t of_group = (tiles + (1u << phase.group_shift) - 1) >> phase.group_shift;
     const uint32_t of_warp = of_group * (linear.glu ? R::kSubs : 1);
-    fits = of_warp * ((of_slice + R::kSpan - 1) / R::kSpan) <= R::kStages;
+    fits = of_warp * R::stages_of(of_slice) <= R::kStages;
   });
   phase.items_late = fits && !phase.keeps_sum ? 0 : items / blocks; // a sum is kept by every block
   const auto of_others = [&] { return items - late * phase.items_late; };

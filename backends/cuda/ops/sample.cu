@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(SampleArgs a) {
     }
   }
   if (row.out == kNotSampled) return;
-  const bool plain = row.adjusts == 0, greedy = row.temperature == 0.f;
+  const bool plain = row.adjusts == 0, greedy = plain && row.temperature == 0.f;
   SamplePartial mine = kNothing;
   Best best;
 #pragma unroll
@@ -83,28 +83,30 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(SampleArgs a) {
     for (uint32_t g = 0; g < kGroups; ++g)
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) mine.sum += __expf(l[g][i] - mine.largest);
-  if (plain && greedy) {
-    mine.best = mine.best_logit = best.value, mine.best_token = best.token;
-  } else {
-    float* adjusted = a.adjusted + size_t{r} * a.vocab;
-    const uint32_t* mask = row.mask != kNoMask ? a.masks + row.mask : nullptr;
-    best = {};
+  if (greedy) {
+    mine.best_logit = best.value;
+  } else if (plain) {
 #pragma unroll 1
     for (uint32_t g = 0; g < kGroups; ++g) { // read again: from the L1
       const uint32_t token = token_of(g), end = min(token + 4, a.vocab);
       const Philox noise(row.seed_low, row.seed_high, token / 4, row.position, row.choice, 0);
       for (uint32_t at = token; at < end; ++at) {
-        if (plain) {
-          const int32_t before = best.token;
-          offer_sampled(best, false, noise, logits[at] / row.temperature, at);
-          if (best.token != before) mine.best_logit = logits[at];
-        } else {
-          adjusted[at] = mask != nullptr && (mask[at / 32] >> (at % 32) & 1) == 0 ? kNever : logits[at];
-        }
+        const int32_t before = best.token;
+        offer_sampled(best, false, noise, logits[at] / row.temperature, at);
+        if (best.token != before) mine.best_logit = logits[at];
       }
     }
-    mine.best = best.value, mine.best_token = best.token;
+  } else {
+    float* adjusted = a.adjusted + size_t{r} * a.vocab;
+    const uint32_t* mask = row.mask != kNoMask ? a.masks + row.mask : nullptr;
+#pragma unroll
+    for (uint32_t g = 0; g < kGroups; ++g)
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i)
+        if (const uint32_t at = token_of(g) + i; at < a.vocab)
+          adjusted[at] = mask != nullptr && (mask[at / 32] >> (at % 32) & 1) == 0 ? kNever : l[g][i];
   }
+  mine.best = best.value, mine.best_token = best.token;
   join_warp(mine);
   __shared__ SamplePartial warps[kScanThreads / 32];
   if (tid % 32 == 0) warps[tid / 32] = mine;
