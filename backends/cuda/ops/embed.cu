@@ -1,14 +1,15 @@
 // embed: out [T, dim] float32 = scale * table[token] (+ positions[position]).
 //
 // A token is the host's, or the one that was sampled in a row of the ticket before. Bytes: a row of the table and of
-// out a token. One block a token and 1,024 columns.
+// out a token. One block a token and 256 columns, one a thread: a table's row is in no cache, so that its pieces are
+// best asked for by all at once.
 #include "block_format.cuh"
 #include "ops.hpp"
 
 namespace quire::cuda {
 namespace {
 
-constexpr uint32_t kThreads = 256, kColumns = 1024;
+constexpr uint32_t kThreads = 256;
 
 __global__ void embed_kernel(StepArrays step, Weight table, Weight positions, float scale, Tensor out) {
   wait_for_previous_kernels();
@@ -19,20 +20,18 @@ __global__ void embed_kernel(StepArrays step, Weight table, Weight positions, fl
   // A row that could not be sampled (-1): the host ends its sequence, and what this step makes of it is dropped.
   if (token < 0 || static_cast<uint32_t>(token) >= table.rows) token = 0;
   const uint32_t position = step.positions[t];
-  for (uint32_t i = threadIdx.x; i < kColumns; i += kThreads) {
-    const uint32_t col = blockIdx.y * kColumns + i;
-    if (col >= out.dim) return;
-    float value = weight_element(table, static_cast<uint32_t>(token), col) * scale;
-    if (positions.data != nullptr) value += weight_element(positions, position < positions.rows ? position : 0, col);
-    static_cast<float*>(out.data)[size_t{t} * out.stride + col] = value;
-  }
+  const uint32_t col = blockIdx.y * kThreads + threadIdx.x;
+  if (col >= out.dim) return;
+  float value = weight_element(table, static_cast<uint32_t>(token), col) * scale;
+  if (positions.data != nullptr) value += weight_element(positions, position < positions.rows ? position : 0, col);
+  static_cast<float*>(out.data)[size_t{t} * out.stride + col] = value;
 }
 
 } // namespace
 
 void embed(const Queue& queue, const StepArrays& step, uint32_t tokens, const Weight& table, const Weight* positions,
            float scale, const Tensor& out) {
-  launch("embed", embed_kernel, dim3(tokens, (out.width() + kColumns - 1) / kColumns), kThreads, 0, queue, step, table,
+  launch("embed", embed_kernel, dim3(tokens, (out.width() + kThreads - 1) / kThreads), kThreads, 0, queue, step, table,
          positions != nullptr ? *positions : Weight{}, scale, Tensor{out.data, out.stride, 1, out.width(), out.type});
 }
 
