@@ -35,7 +35,7 @@ __device__ __forceinline__ void hand_over(__half* to, uint32_t halves) {
 #ifdef QUIRE_CUDA_EMULATED
   *reinterpret_cast<uint32_t*>(to) = halves;
 #else
-  asm volatile("st.volatile.global.u32 [%0], %1;" ::"l"(to), "r"(halves) : "memory");
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(halves) : "memory");
 #endif
 }
 __device__ __forceinline__ uint4 look_at(const __half* from) {
@@ -43,7 +43,7 @@ __device__ __forceinline__ uint4 look_at(const __half* from) {
   return *reinterpret_cast<const uint4*>(from);
 #else
   uint4 v;
-  asm volatile("ld.volatile.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(from)
                : "memory");
