@@ -85,27 +85,31 @@ __device__ __forceinline__ Eight load_eight(const Tensor& tensor, uint32_t row, 
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
-// What a group of 32 columns makes of x as integers, for four lanes with eight of its columns each. A group with an
-// infinity or NaN makes NaNs.
+// What a group of 32 columns makes of x as integers (BlockStream::consume_integers), for four lanes with eight of its
+// columns each. A group with an infinity or NaN makes NaNs.
 constexpr float kMostInteger = 32512.f; // 127 * 256: both bytes keep a sign
 __device__ __forceinline__ void put_integers(unsigned char* bytes, float2* groups, uint32_t col, bool here,
                                              const Eight& e) {
-  float most = 0, sum = 0;
+  const uint32_t eighth = col % 32 / 8;
+  // Of the first eight of each 16 columns less a sixteenth of those 8 further.
+  const float of_next = eighth % 2 == 0 ? -1.f / 16 : 0.f;
+  float v[8], most = 0, sum = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(e.x[i])), sum += e.x[i];
+  for (int i = 0; i < 8; ++i) v[i] = fmaf(__shfl_xor_sync(kAllLanes, e.x[i], 1), of_next, e.x[i]);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(v[i])), sum += e.x[i];
 #pragma unroll
   for (int mask = 1; mask < 4; mask *= 2) {
     most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, mask));
     sum += __shfl_xor_sync(kAllLanes, sum, mask);
   }
   const float each = most * (1.f / kMostInteger), inverse = each > 1e-35f ? reciprocal_fast(each) : 0.f;
-  const uint32_t eighth = col % 32 / 8;
   uint32_t mine[4], theirs[4]; // of columns 2t and 2t + 1 of the eight, in bytes 0 and 2: the one kept, the one given
 #pragma unroll
   for (uint32_t t = 0; t < 4; ++t) {
     // The integer is what is left of 1.5 * 2^23 + X below bit 22; to convert it would take longer.
-    const uint32_t first = __float_as_uint(fmaf(e.x[2 * t], inverse, 12582912.f));
-    const uint32_t second = __float_as_uint(fmaf(e.x[2 * t + 1], inverse, 12582912.f));
+    const uint32_t first = __float_as_uint(fmaf(v[2 * t], inverse, 12582912.f));
+    const uint32_t second = __float_as_uint(fmaf(v[2 * t + 1], inverse, 12582912.f));
     // Lower bytes have a sign of their own, so the upper ones are rounded to the nearest.
     const uint32_t lower = __byte_perm(first, second, 0x0400) & 0x00ff00ffu;
     const uint32_t upper = __byte_perm(first + 128, second + 128, 0x0501) & 0x00ff00ffu;

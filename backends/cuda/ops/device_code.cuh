@@ -46,15 +46,17 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 // ---- Copies to shared memory ----
 
 // 16 bytes; where valid is false, zeros (and `from` is not read).
-__device__ __forceinline__ void copy_async16(void* to, const void* from, bool valid) {
+template <uint32_t kAt = 0> __device__ __forceinline__ void copy_async16(void* to, const void* from, bool valid) {
 #ifdef QUIRE_CUDA_EMULATED
-  emulator::copy_async(to, from, 16, valid ? 16 : 0);
+  emulator::copy_async(static_cast<std::byte*>(to) + kAt, from, 16, valid ? 16 : 0);
 #elif QUIRE_SM >= 800
   const uint32_t bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0 + %3], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(bytes), "n"(kAt)
                : "memory");
 #else
-  *static_cast<uint4*>(to) = valid ? *static_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+  *reinterpret_cast<uint4*>(static_cast<std::byte*>(to) + kAt) =
+      valid ? *static_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
 #endif
 }
 
@@ -175,6 +177,23 @@ __device__ __forceinline__ void matrix_multiply_bytes(int (&c)[4], const uint32_
 #else
   (void)c, (void)a, (void)b;
 #endif
+}
+
+// The same value, of which the compiler knows no more: what is made of it isn't kept in registers through the whole
+// kernel, nor taken together with what is made of the value elsewhere.
+__device__ __forceinline__ uint32_t not_kept(uint32_t value) {
+#ifndef QUIRE_CUDA_EMULATED
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+// An address that is formed once: that of static shared memory would otherwise be formed anew from the block's place in
+// its cluster wherever it is used.
+template <class T> __device__ __forceinline__ T* formed(T* address) {
+#ifndef QUIRE_CUDA_EMULATED
+  asm volatile("" : "+l"(address));
+#endif
+  return address;
 }
 
 // ---- Arithmetic ----

@@ -61,8 +61,9 @@ inline bool wide(const Tensor& tensor) {
 
 // act(x) of quire_activation. silu: Elfwing et al. 2017; gelu and its tanh form: Hendrycks and Gimpel 2016.
 __device__ __forceinline__ float activate(uint32_t activation, float x) {
-  // The usual one apart: a jump through a table in constant memory is slow where that is cold.
-  if (activation == QUIRE_ACT_SILU) return x / (1.f + __expf(-x));
+  // The usual one apart, out of the compiler's sight: the others are a jump through a table in constant memory, which
+  // is slow where that is cold.
+  if (not_kept(activation) == QUIRE_ACT_SILU) return __fdividef(x, 1.f + __expf(-x));
   switch (activation) {
   case QUIRE_ACT_GELU_TANH: {
     const float y = 0.7978845608f * (x + 0.044715f * x * x * x); // sqrt(2 / pi)

@@ -50,6 +50,7 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
     bool valid;
     uint32_t row, slot, in_tile; // of the sums
     uint32_t part, n, col;
+    size_t place; // among what is handed over
     float bias, bias_of_up;
   };
   const auto output_of = [&](uint32_t i) {
@@ -67,6 +68,7 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
     }
     o.valid = inside && o.n < a.parts[o.part].weight.rows;
     o.col = a.parts[o.part].first_col + o.n;
+    o.place = size_t{o.row} * phase.out_width + o.col;
     o.bias = o.valid ? bias_of(a.parts[o.part], o.n) : 0;
     o.bias_of_up = o.valid && a.glu ? bias_of(a.parts[1], o.n) : 0;
     return o;
@@ -98,7 +100,7 @@ __device__ __forceinline__ void finish_round(const ChainPhase& phase, const Shar
     }
     if (to != nullptr) {
       const float next = __shfl_xor_sync(kAllLanes, value, 1);
-      if (o.valid && lane % 2 == 0) hand_over(to + size_t{o.row} * phase.out_width + o.col, pack_half2(value, next));
+      if (o.valid && lane % 2 == 0) hand_over(to + o.place, pack_half2(value, next));
     } else if (o.valid) {
       put(a, o.row, o.col, value);
     }
@@ -131,11 +133,12 @@ __device__ __forceinline__ void bring_near([[maybe_unused]] const ChainPhase& ph
 
 template <uint32_t kFirst, uint32_t kSecond>
 __global__ void __launch_bounds__(kThreads, 1)
-    linear_chain_kernel(uint32_t rows, uint32_t first_phase, uint32_t last_phase, uint32_t x_bytes, uint32_t kept_at,
-                        const __grid_constant__ ChainArgs a) {
+    linear_chain_kernel(uint32_t num_rows, uint32_t first_phase, uint32_t last_phase, uint32_t x_bytes,
+                        uint32_t kept_at, const __grid_constant__ ChainArgs a) {
 #if QUIRE_SM == 0 || QUIRE_SM == 800 || QUIRE_SM == 870 ||                                                             \
     (QUIRE_SM >= 900 && QUIRE_SM < 1200) // elsewhere kLeastChainShared is not there
   using R = Ring<kFirst, kSecond>;
+  const uint32_t rows = R::kPlain ? num_rows : 1; // with block formats the compiler knows it
   ChainClock<kChainTraced> clock;
   unsigned char* shared = dynamic_shared();
   shared += (R::kAlign - reinterpret_cast<uintptr_t>(shared) % R::kAlign) % R::kAlign;
@@ -155,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ float scratch[2 * kWarps];
   __shared__ uint64_t barriers[kWarps][R::kStages];
   __shared__ ChainFrame phases;
-  uint64_t* full = barriers[warp];
+  uint64_t* const full = formed(barriers[warp]);
   phases.fill(a, [&] {
 #ifdef QUIRE_CHAIN_BULK
     if (hopper::elected()) {
@@ -204,12 +207,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     fill_x<R>(phase, share, p == 0 ? nullptr : handed(), rows, x, sums, kept, scratch);
     clock.input(p);
     const uint32_t subs = linear.glu ? R::kSubs : 1, per_round = tiles_of_round<R>(linear, rows);
+    [[maybe_unused]] HeldInput held;
     const uint32_t of_row = sums_pitch(rows), of_slice = 16 * of_row, of_slot = share.slices * of_slice + 16;
     for (uint32_t round = 0; round < share.tiles; round += per_round) {
       const uint32_t count = min(per_round, share.tiles - round);
       for (uint32_t sub = share.begin < share.end ? 0 : subs; sub < subs; ++sub)
         for (uint32_t tile = share.group; tile < count; tile += share.groups) {
           float c[4] = {};
+          [[maybe_unused]] float others = 0;
           [[maybe_unused]] uint32_t format = 0;
           if constexpr (kFirst != kSecond) {
             const PartItem at(phase, linear.glu ? 0 : share.first + round + tile);
@@ -229,10 +234,12 @@ __global__ void __launch_bounds__(kThreads, 1)
             if constexpr (R::kPlain)
               PlainStream::consume(from, x, pitch, rows, unit, units, lane, c);
             else if (kFirst == kSecond || format == kFirst)
-              BlockStream<kFirst>::consume(from, input(), unit, units, lane, c);
+              BlockStream<kFirst>::consume(from, input(), unit, units, lane, held, c);
             else
-              BlockStream<kSecond>::consume(from, input(), unit, units, lane, c);
+              BlockStream<kSecond>::consume(from, input(), unit, units, lane, held, c);
             __syncwarp(); // before the stage is written again
+            // On its way while the next stage is asked for: of rows g and g + 8 what the neighbour adds up.
+            if constexpr (!R::kPlain) others = __shfl_xor_sync(kAllLanes, lane % 2 != 0 ? c[0] : c[1], 1);
             issue(slot);
             if (++slot == R::kStages) slot = 0, parity ^= 1;
           }
@@ -245,8 +252,7 @@ __global__ void __launch_bounds__(kThreads, 1)
               if (row < rows) to[(PlainStream::row_of(g) + 8 * (i / 2)) * of_row + row] = c[i];
             }
           } else { // rows g and g + 8, each over four lanes of which the odd ones add up the latter
-            const bool odd = t % 2 != 0;
-            float sum = (odd ? c[1] : c[0]) + __shfl_xor_sync(kAllLanes, odd ? c[0] : c[1], 1);
+            float sum = (t % 2 != 0 ? c[1] : c[0]) + others;
             sum += __shfl_xor_sync(kAllLanes, sum, 2);
             if (t < 2) to[g + 8 * t] = sum;
           }

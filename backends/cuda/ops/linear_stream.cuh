@@ -21,14 +21,6 @@
 
 namespace quire::cuda {
 
-// The same value, but what is made of it isn't kept in registers through the whole kernel.
-__device__ __forceinline__ uint32_t not_kept(uint32_t value) {
-#ifndef QUIRE_CUDA_EMULATED
-  asm volatile("" : "+r"(value));
-#endif
-  return value;
-}
-
 __device__ __forceinline__ uint4 read16(const unsigned char* p) { return *reinterpret_cast<const uint4*>(p); }
 
 // fp16 rows. Up to 8 rows of activations: the columns of the B operand. A tile is two halves of 8 rows of W; a stage
@@ -127,6 +119,15 @@ struct BlockInput {
   float2* groups = nullptr;                   // of each 32: what an integer stands for, over 16; the sum of x
 };
 
+// What a lane holds of x as integers for a stage (BlockStream::consume_integers). Where a warp's slice of K is one
+// stage it stays for all tiles.
+struct HeldInput {
+  static constexpr uint32_t kNothing = 0xffffffffu;
+  uint32_t unit = kNothing;               // the stage's first
+  uint32_t of_lower[2][2], of_both[2][2]; // [unit][half of B]: for lower nibbles alone, for whole bytes
+  float each[2][2], sum[2]; // [unit][even or odd group]: what an integer stands for, over 16; [unit] the sum of group t
+};
+
 // Block formats, one row of activations. The eight columns of the B operand are eight groups of columns that share a
 // scale (32 columns, or 16): in the product for group j only column j is not zero, so that one accumulator collects
 // each group's sum of q * x apart, and scales are applied to those sums, not to the weights. q enters as it lies, as
@@ -157,13 +158,18 @@ template <uint32_t kFormat> struct BlockStream {
     };
     // 512 bytes at most. No policy: ptxas 13.0 makes LDGSTS of impossible registers of them then ([R + UR0],
     // desc[UR1]).
-    const auto copy_small = [&](unsigned char* at, const std::byte* from, uint32_t bytes) {
-      if (lane * 16 < bytes) copy_async16(at + lane * 16, from + lane * 16, true);
+    unsigned char* const own = to + lane * 16;
+    const auto copy_small = [&](auto at, const std::byte* from, uint32_t bytes) {
+      if (lane * 16 < bytes) copy_async16<at>(own, from + lane * 16, true);
     };
-    if constexpr (kQ1) copy_small(to + kAt1, p.second + unit * kPlanes.q1_bytes, count * kPlanes.q1_bytes);
-    copy_small(to + kAtScales, p.scales + unit * kPlanes.scale_bytes, count * kPlanes.scale_bytes);
+    if constexpr (kQ1)
+      copy_small(std::integral_constant<uint32_t, kAt1>{}, p.second + unit * kPlanes.q1_bytes,
+                 count * kPlanes.q1_bytes);
+    copy_small(std::integral_constant<uint32_t, kAtScales>{}, p.scales + unit * kPlanes.scale_bytes,
+               count * kPlanes.scale_bytes);
     if constexpr (kPlanes.super_bytes != 0)
-      copy_small(to + kAtSuper, p.super + unit / 2 * kPlanes.super_bytes, kPlanes.super_bytes);
+      copy_small(std::integral_constant<uint32_t, kAtSuper>{}, p.super + unit / 2 * kPlanes.super_bytes,
+                 kPlanes.super_bytes);
 #ifdef QUIRE_CHAIN_BULK
     hopper::barrier_arrive_copied(full);
     if (!hopper::elected()) return;
@@ -233,12 +239,13 @@ template <uint32_t kFormat> struct BlockStream {
   // Nibbles alone: their products are of integers.
   static constexpr bool kIntegers = kQ4 && !kQ2 && !kQ1;
 
-  // Adds to sums[0], [1] (rows g and g + 8) the lane's share of the sums over all groups.
+  // Adds to sums[0], [1] (rows g and g + 8) the lane's share of the sums over all groups. held: of this phase.
   static __device__ __forceinline__ void consume(const unsigned char* from, const BlockInput& x, uint32_t unit,
-                                                 uint32_t count, uint32_t lane, float (&sums)[4]) {
+                                                 uint32_t count, uint32_t lane, [[maybe_unused]] HeldInput& held,
+                                                 float (&sums)[4]) {
     const auto go = [&](auto units) {
       if constexpr (kIntegers)
-        consume_integers<units>(from, x, unit, lane, sums);
+        consume_integers<units>(from, x, unit, lane, held, sums);
       else if constexpr (kQ4 && QUIRE_SM >= 900) // elsewhere registers don't suffice
         consume_nibbles<units>(from, x.halves, kSixteen ? x.sums16 : x.sums32, unit, lane, sums);
       else
@@ -254,56 +261,67 @@ template <uint32_t kFormat> struct BlockStream {
   static constexpr float kUp = 16777216.f;                                                        // 2^24
   static constexpr uint32_t kTwoScales = kPlanes.super_bytes != 0 ? 2 : kPlanes.scale_bytes / 32; // bytes of them
 
-  // Formats of nibbles alone. x is X times what its group of 32 columns says, X = 256 h + l an integer of 16 bits. Of
-  // the eight columns of B, 2j has h and 2j + 1 has l of group j's x, and nothing of the other groups'; so one sum of
-  // integers collects each group's apart, exactly. A product takes half the columns of two groups at once: the lower
-  // nibbles of their words as they lie, or the upper ones, which count sixteenfold. In x's bytes a unit has
-  // [group][h, l][t] 8: for lane 4 g + t of columns 2t, 2t + 16, 2t + 1, 2t + 17 of a group, then of those 8 further.
+  // Formats of nibbles alone. A byte of W is l + 16 u, of columns c and c + 8; its share of the sum is l (x[c] - y) +
+  // (l + 16 u) y where y is x[c + 8] / 16, so that only lower nibbles need a mask. In c's place x has that difference.
+  // It is X times what its group of 32 columns says, X = 256 h + l an integer of 16 bits. A product takes a row of all
+  // four groups, half their columns. Rows g of A are of groups 0 and 2, rows 8 + g of 1 and 3; B's first half, for
+  // groups 0 and 1, has their h in columns 0 and 1 and their l in columns 2 and 3, the second half those of groups 2
+  // and 3 in the columns from 4 on. So a lane's first sum is of an even group, its last one of the odd one behind, both
+  // of h or both of l, exact as integers; the other two mix one group's W with another's x and are left. In x's bytes a
+  // unit has [group][h, l][t] 8: for lane 4 g + t of columns 2t, 2t + 16, 2t + 1, 2t + 17 of a group, then of those 8
+  // further.
   template <uint32_t kCount>
   static __device__ __forceinline__ void consume_integers(const unsigned char* from, const BlockInput& x, uint32_t unit,
-                                                          uint32_t lane, float (&sums)[4]) {
-    constexpr uint32_t kLower = 0x0f0f0f0fu, kUpper = 0xf0f0f0f0u;
+                                                          uint32_t lane, HeldInput& held, float (&sums)[4]) {
     if constexpr (kCount == 1) lane = not_kept(lane); // seldom
     const uint32_t g = lane / 4, t = lane % 4;
-    const unsigned char* own = x.bytes + unit * 256 + lane * 8;
-    uint32_t keeps[4]; // whether the lane's column is of the group
+    if (held.unit != unit) {
+      held.unit = unit;
+      const uint32_t group = 2 * (g / 4) + g % 2, lower_byte = g / 2 % 2;
+      const unsigned char* own = x.bytes + unit * 256 + group * 64 + lower_byte * 32 + t * 8;
+      const float up = t % 2 == 0 ? 256.f : 1.f;
 #pragma unroll
-    for (uint32_t j = 0; j < 4; ++j) keeps[j] = g / 2 == j ? 0xffffffffu : 0;
-    const float2* group = x.groups + unit * 4 + t;
+      for (uint32_t u = 0; u < kCount; ++u) {
+        const uint2 b = *reinterpret_cast<const uint2*>(own + u * 256);
+        held.of_lower[u][0] = g < 4 ? b.x : 0, held.of_lower[u][1] = g < 4 ? 0 : b.x;
+        held.of_both[u][0] = g < 4 ? b.y : 0, held.of_both[u][1] = g < 4 ? 0 : b.y;
+        const float4 two = *reinterpret_cast<const float4*>(x.groups + (unit + u) * 4 + t / 2 * 2);
+        held.each[u][0] = two.x * up, held.each[u][1] = two.z * up;
+        held.sum[u] = t % 2 == 0 ? two.y : two.w; // of group t
+      }
+    }
     [[maybe_unused]] float of_q[2] = {}, of_minimum[2] = {};
 #pragma unroll
     for (uint32_t u = 0; u < kCount; ++u) {
-      const uint4 top = read16(from + u * kPlanes.q4_bytes + lane * 16);
-      const uint4 bottom = read16(from + u * kPlanes.q4_bytes + 512 + lane * 16);
-      const uint2 b = *reinterpret_cast<const uint2*>(own + u * 256);
-      int lower[4] = {}, upper[4] = {};
-#pragma unroll
-      for (uint32_t pair = 0; pair < 2; ++pair) { // of groups
-        const uint32_t words[4] = {pair == 0 ? top.x : top.z, pair == 0 ? bottom.x : bottom.z,
-                                   pair == 0 ? top.y : top.w, pair == 0 ? bottom.y : bottom.w};
-        const uint32_t first = keeps[2 * pair], second = keeps[2 * pair + 1];
-        matrix_multiply_bytes(lower, {words[0] & kLower, words[1] & kLower, words[2] & kLower, words[3] & kLower},
-                              {b.x & first, b.x & second});
-        matrix_multiply_bytes(upper, {words[0] & kUpper, words[1] & kUpper, words[2] & kUpper, words[3] & kUpper},
-                              {b.y & first, b.y & second});
-      }
-      const float2 of_x = group[u * 4];
       const unsigned char* scales = from + kAtScales + u * kPlanes.scale_bytes;
 #pragma unroll
       for (uint32_t h = 0; h < 2; ++h) {
         const uint32_t row = 8 * h + g;
-        const int q = (lower[2 * h] * 16 + upper[2 * h]) * 256 + lower[2 * h + 1] * 16 + upper[2 * h + 1];
-        const float sum = static_cast<float>(q) * of_x.x;
+        const uint4 w = read16(from + u * kPlanes.q4_bytes + h * 512 + lane * 16);
+        constexpr uint32_t kLower = 0x0f0f0f0fu;
+        int lower[4] = {}, both[4] = {};
+        matrix_multiply_bytes(lower, {w.x & kLower, w.y & kLower, w.z & kLower, w.w & kLower},
+                              {held.of_lower[u][0], held.of_lower[u][1]});
+        matrix_multiply_bytes(both, {w.x, w.y, w.z, w.w}, {held.of_both[u][0], held.of_both[u][1]});
+        const int even = lower[0] * 16 + both[0], odd = lower[3] * 16 + both[3];
         if constexpr (kFormat == QUIRE_Q4_K) {
-          const unsigned char* of_row = scales + row * 8 + t;
-          of_q[h] = fmaf(static_cast<float>(of_row[0]), sum, of_q[h]);
-          of_minimum[h] = fmaf(static_cast<float>(of_row[4]), of_x.y, of_minimum[h]);
-        } else if constexpr (has_minimum(kFormat)) { // Q4_1
-          const float2 d = __half22float2(half2_of(read4(scales + row * 16 + t * 4)));
-          sums[h] = fmaf(d.x, sum, fmaf(d.y, of_x.y, sums[h]));
-        } else { // Q4_0
-          const float d = __half2float(*reinterpret_cast<const __half*>(scales + row * 8 + t * 2));
-          sums[h] = fmaf(d, fmaf(-static_cast<float>(offset_of(kFormat)), of_x.y, sum), sums[h]);
+          const unsigned char *of_row = scales + row * 8, *two = of_row + t / 2 * 2;
+          of_q[h] = fmaf(static_cast<float>(even * two[0]), held.each[u][0], of_q[h]);
+          of_q[h] = fmaf(static_cast<float>(odd * two[1]), held.each[u][1], of_q[h]);
+          of_minimum[h] = fmaf(static_cast<float>(of_row[4 + t]), held.sum[u], of_minimum[h]);
+        } else {
+          const float x_even = static_cast<float>(even) * held.each[u][0];
+          const float x_odd = static_cast<float>(odd) * held.each[u][1];
+          if constexpr (has_minimum(kFormat)) { // Q4_1: d and m of each group
+            const uint2 two = *reinterpret_cast<const uint2*>(scales + row * 16 + t / 2 * 8);
+            const float2 first = __half22float2(half2_of(two.x)), second = __half22float2(half2_of(two.y));
+            const float minimum = t % 2 == 0 ? first.y : second.y;
+            sums[h] = fmaf(first.x, x_even, fmaf(second.x, x_odd, fmaf(minimum, held.sum[u], sums[h])));
+          } else { // Q4_0
+            const float2 d = __half22float2(half2_of(read4(scales + row * 8 + t / 2 * 4)));
+            const float of_t = t % 2 == 0 ? d.x : d.y, offset = static_cast<float>(offset_of(kFormat));
+            sums[h] = fmaf(d.x, x_even, fmaf(d.y, x_odd, fmaf(of_t * -offset, held.sum[u], sums[h])));
+          }
         }
       }
     }
