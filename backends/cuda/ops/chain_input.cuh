@@ -1,5 +1,5 @@
-// A phase's input: each warp waits for its own slice of K, adds the residual, normalises, and leaves fp16 in shared
-// memory in the order of the streams' fragments.
+// A phase's input: each warp waits for its own slice of K, adds the residual, normalises, and leaves fp16 or integers
+// in shared memory in the order of the streams' fragments.
 #pragma once
 
 #include "chain_share.cuh"
@@ -30,6 +30,7 @@ template <class R> __device__ __forceinline__ BlockInput block_input(unsigned ch
 // Two fp16 elements that are not made yet.
 inline constexpr uint32_t kEmpty = 0xffffffffu;
 
+// Relaxed, at the device's scope: each word is its own flag, and nothing else is ordered by it.
 __device__ __forceinline__ void hand_over(__half* to, uint32_t halves) {
   if (halves == kEmpty) halves = 0x7fff7fffu; // NaNs of another kind
 #ifdef QUIRE_CUDA_EMULATED

@@ -43,9 +43,28 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 }
 #endif
 
+// ---- What the compiler may know ----
+
+// The same value, of which the compiler knows no more: what is made of it isn't kept in registers through the whole
+// kernel, nor taken together with what is made of the value elsewhere.
+__device__ __forceinline__ uint32_t not_kept(uint32_t value) {
+#ifndef QUIRE_CUDA_EMULATED
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+// An address that is formed once: that of static shared memory would otherwise be formed anew from the block's place in
+// its cluster wherever it is used.
+template <class T> __device__ __forceinline__ T* formed(T* address) {
+#ifndef QUIRE_CUDA_EMULATED
+  asm volatile("" : "+l"(address));
+#endif
+  return address;
+}
+
 // ---- Copies to shared memory ----
 
-// 16 bytes; where valid is false, zeros (and `from` is not read).
+// 16 bytes to `to` + kAt; where valid is false, zeros (and `from` is not read).
 template <uint32_t kAt = 0> __device__ __forceinline__ void copy_async16(void* to, const void* from, bool valid) {
 #ifdef QUIRE_CUDA_EMULATED
   emulator::copy_async(static_cast<std::byte*>(to) + kAt, from, 16, valid ? 16 : 0);
@@ -177,23 +196,6 @@ __device__ __forceinline__ void matrix_multiply_bytes(int (&c)[4], const uint32_
 #else
   (void)c, (void)a, (void)b;
 #endif
-}
-
-// The same value, of which the compiler knows no more: what is made of it isn't kept in registers through the whole
-// kernel, nor taken together with what is made of the value elsewhere.
-__device__ __forceinline__ uint32_t not_kept(uint32_t value) {
-#ifndef QUIRE_CUDA_EMULATED
-  asm volatile("" : "+r"(value));
-#endif
-  return value;
-}
-// An address that is formed once: that of static shared memory would otherwise be formed anew from the block's place in
-// its cluster wherever it is used.
-template <class T> __device__ __forceinline__ T* formed(T* address) {
-#ifndef QUIRE_CUDA_EMULATED
-  asm volatile("" : "+l"(address));
-#endif
-  return address;
 }
 
 // ---- Arithmetic ----

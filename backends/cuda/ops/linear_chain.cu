@@ -311,6 +311,7 @@ constexpr uint64_t kStaticBytes = sizeof(ChainFrame) + 1024; // of shared memory
 template <uint32_t kFirst, uint32_t kSecond>
 void run(const Queue& queue, uint32_t blocks, uint32_t rows, const ChainArgs& a) {
   using R = Ring<kFirst, kSecond>;
+  assert(rows >= 1 && rows <= R::kWidth);
   const size_t shared = shared_bytes_of<R>(rows, a.shape);
   const uint32_t kept = kept_at<R>(a.shape.most_cols);
 #ifdef QUIRE_CUDA_EMULATED

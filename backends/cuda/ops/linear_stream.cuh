@@ -3,8 +3,8 @@
 // A stage is 16 rows of W by 64 columns (fp16) or up to 256 (block formats), copied by one warp for itself; stages lie
 // in a ring of the warp. From compute capability 9.0 on one lane asks for the bulk of a stage by few large copies,
 // which a barrier of the stage counts (each costs some 50 cycles, however small); the rest comes by cp.async. x is the
-// rows of activations as fp16 in shared memory: a block of 32 columns is 64 bytes, of which lane 4 g + t reads piece t
-// of 16 bytes, the elements that belong to its fragments.
+// rows of activations as fp16 in shared memory (or integers, see below): a block of 32 columns is 64 bytes, of which
+// lane 4 g + t reads piece t of 16 bytes, the elements that belong to its fragments.
 #pragma once
 
 #include "linear.cuh"
@@ -125,14 +125,16 @@ struct HeldInput {
   static constexpr uint32_t kNothing = 0xffffffffu;
   uint32_t unit = kNothing;               // the stage's first
   uint32_t of_lower[2][2], of_both[2][2]; // [unit][half of B]: for lower nibbles alone, for whole bytes
-  float each[2][2], sum[2]; // [unit][even or odd group]: what an integer stands for, over 16; [unit] the sum of group t
+  float each[2][2], sum[2]; // [unit][even or odd group]: what the lane's sums, of h or of l, stand for; [unit] the sum
+                            // of x in group t
 };
 
-// Block formats, one row of activations. The eight columns of the B operand are eight groups of columns that share a
-// scale (32 columns, or 16): in the product for group j only column j is not zero, so that one accumulator collects
-// each group's sum of q * x apart, and scales are applied to those sums, not to the weights. q enters as it lies, as
-// the subnormal fp16 number q * 2^-24: the tensor cores take these exactly. sum x of each group pays for offsets and
-// minimums.
+// Block formats, one row of activations, in one of three ways: nibbles alone as integers (consume_integers), others
+// with nibbles from compute capability 9.0 on (consume_nibbles), and else so: the eight columns of the B operand are
+// eight groups of columns that share a scale (32 columns, or 16): in the product for group j only column j is not zero,
+// so that one accumulator collects each group's sum of q * x apart, and scales are applied to those sums, not to the
+// weights. q enters as it lies, as the subnormal fp16 number q * 2^-24: the tensor cores take these exactly. sum x of
+// each group pays for offsets and minimums.
 template <uint32_t kFormat> struct BlockStream {
   static constexpr BlockFormat kPlanes = block_format(kFormat);
   static constexpr uint32_t kColumns = 128; // of a unit; a stage has one or two
