@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <tuple>
 
@@ -83,6 +84,55 @@ TEST(CudaChain, BlocksThatBeginLateHaveLess) {
   EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 132), Split(132, 1, 0)) << "all are";
   EXPECT_EQ(split(QUIRE_Q4_K, 4096, 4096, 112), Split(132, 1, 1)) << "nearly all are: it would be seven items, and one";
   EXPECT_EQ(split(QUIRE_Q4_K, 1024, 4096, 64), Split(132, 0, 0)) << "too few to share out";
+}
+
+// Where x becomes integers its group is what must say so.
+TEST(CudaChain, ANaNInTheInputShowsInEveryOutput) {
+  constexpr uint32_t kCols = 512, kRows = 32;
+  std::mt19937 random(5);
+  for (uint32_t format = QUIRE_Q4_0; format < QUIRE_FORMAT_COUNT; ++format) {
+    const BlockFormat planes = block_format(format);
+    const auto plane = [&](uint32_t bytes) { // of all tiles and units
+      std::vector<unsigned char> v(bytes * (kRows / 16) * (kCols / 128));
+      for (unsigned char& byte : v) byte = static_cast<unsigned char>(random());
+      return v;
+    };
+    const auto q4 = plane(planes.q4_bytes), q8 = plane(planes.q8_bytes), q2 = plane(planes.q2_bytes),
+               q1 = plane(planes.q1_bytes);
+    const std::vector<__half> scales(2 * planes.scale_bytes * (kCols / 128), __float2half(0.5f)),
+        super(planes.super_bytes * (kCols / 128), __float2half(0.5f));
+    const auto bytes = [](const auto& v) { return reinterpret_cast<const std::byte*>(v.data()); };
+    std::vector<ChainPhase> phases(1);
+    Weight& weight = phases[0].linear.parts[0].weight;
+    weight.format = format, weight.rows = kRows, weight.cols = kCols;
+    weight.tiles = kRows / 16, weight.units = kCols / 128;
+    weight.q4 = bytes(q4), weight.q8 = bytes(q8), weight.q2 = bytes(q2), weight.q1 = bytes(q1);
+    weight.scales = bytes(scales), weight.super = bytes(super);
+    phases[0].linear.num_parts = 1;
+    phases[0].in_width = kCols, phases[0].out_width = kRows;
+    std::vector<float> out(kRows);
+    phases[0].linear.out = {out.data(), kRows, 1, kRows, Type::f32};
+    split_phase(phases[0], chain_shape(phases), 1, 0);
+    ChainArgs args;
+    std::vector<ChainRecord> records(1);
+    args.shape = chain_shape(phases), args.phases = phases.data(), args.records = records.data();
+    std::vector<__half> in(kCols);
+    phases[0].linear.in = {in.data(), kCols, 1, kCols, Type::f16};
+    const auto run = [&] {
+      std::fill(out.begin(), out.end(), HUGE_VALF);
+      linear_chain({}, 1, 1, args);
+    };
+    for (__half& h : in) h = __float2half(static_cast<float>(random() % 65) / 64.f - 0.5f);
+    run();
+    for (const float value : out) EXPECT_TRUE(std::isfinite(value)) << format;
+    for (uint32_t col = random() % 8; col < kCols; col += 61) { // of every place in a group
+      const __half kept = in[col];
+      in[col] = __float2half(std::nanf(""));
+      run();
+      for (uint32_t n = 0; n < kRows; ++n) EXPECT_TRUE(std::isnan(out[n])) << format << ", " << col << ", " << n;
+      in[col] = kept;
+    }
+  }
 }
 
 // Launched again and again: each launch hands over in a set of its own, and leaves the next one's empty.
