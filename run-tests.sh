@@ -2,8 +2,8 @@
 # Every test that needs no GPU. Installs what is missing, fetches the test model, builds and runs; idempotent, and offline once done.
 #   ./run-tests.sh                  what every landing must pass: all areas on every backend that runs here, the core under the address and
 #                                   undefined-behaviour sanitizers, the format of the sources
-#   ./run-tests.sh --full           the long matrices too (the real model on all its prompts, more shapes and histories), OpenAI's client, and every area
-#                                   under the sanitizers, the thread sanitizer among them
+#   ./run-tests.sh --full           the long matrices too (the real model on all its prompts, more shapes and histories), OpenAI's client, CUDA's machine
+#                                   code of every default target, and every area under the sanitizers, the thread sanitizer among them
 #   ./run-tests.sh --soak [MINUTES] besides the landing's tests, random clients against a server for so long (10)
 # The last line is «N passed, N failed».
 set -uo pipefail
@@ -52,7 +52,13 @@ program() {
 }
 
 stage "build"
-tools/build.sh build-tests -Dwerror=true || give_up "run-tests.sh: the build failed"
+# Machine code of one compute capability for a landing, since none of it runs here; nvcc takes a quarter of the build otherwise.
+capabilities=90a
+if [ -n "$full" ]; then
+  capabilities=80,90a
+  [ ! -f build-tests/build.ninja ] || meson configure build-tests -Dnvcc_targets=$capabilities # of an earlier landing
+fi
+tools/build.sh build-tests -Dwerror=true -Dnvcc_targets=$capabilities || give_up "run-tests.sh: the build failed"
 stage "tests"
 suite tests build-tests --timeout-multiplier $([ -n "$full" ] && echo 20 || echo 3)
 
