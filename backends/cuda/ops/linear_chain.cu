@@ -229,6 +229,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
             const unsigned char* from = ring + slot * R::kStageBytes;
             const uint32_t units = min(share.end - unit, R::kSpan);
+            if constexpr (kFirst != kSecond) held.unit = HeldInput::kNothing; // two formats leave no registers for it
             // Found anew each time: there is no register to keep it in.
             [[maybe_unused]] const auto input = [&] { return block_input<R>(x, sums, not_kept(cols)); };
             if constexpr (R::kPlain)
