@@ -88,24 +88,25 @@ TEST(CudaChain, BlocksThatBeginLateHaveLess) {
 
 // Where x becomes integers its group is what must say so.
 TEST(CudaChain, ANaNInTheInputShowsInEveryOutput) {
-  constexpr uint32_t kCols = 512, kRows = 32;
+  constexpr uint32_t kCols = 512, kRows = 32, kTiles = kRows / 16, kUnits = kCols / 128;
   std::mt19937 random(5);
   for (uint32_t format = QUIRE_Q4_0; format < QUIRE_FORMAT_COUNT; ++format) {
     const BlockFormat planes = block_format(format);
     const auto plane = [&](uint32_t bytes) { // of all tiles and units
-      std::vector<unsigned char> v(bytes * (kRows / 16) * (kCols / 128));
+      std::vector<unsigned char> v(bytes * kTiles * kUnits);
       for (unsigned char& byte : v) byte = static_cast<unsigned char>(random());
       return v;
     };
     const auto q4 = plane(planes.q4_bytes), q8 = plane(planes.q8_bytes), q2 = plane(planes.q2_bytes),
                q1 = plane(planes.q1_bytes);
-    const std::vector<__half> scales(2 * planes.scale_bytes * (kCols / 128), __float2half(0.5f)),
-        super(planes.super_bytes * (kCols / 128), __float2half(0.5f));
+    const auto halves = [](uint32_t bytes) { return std::vector<__half>(bytes / sizeof(__half), __float2half(0.5f)); };
+    const auto scales = halves(planes.scale_bytes * kTiles * kUnits),
+               super = halves(planes.super_bytes * kTiles * kUnits / 2);
     const auto bytes = [](const auto& v) { return reinterpret_cast<const std::byte*>(v.data()); };
     std::vector<ChainPhase> phases(1);
     Weight& weight = phases[0].linear.parts[0].weight;
     weight.format = format, weight.rows = kRows, weight.cols = kCols;
-    weight.tiles = kRows / 16, weight.units = kCols / 128;
+    weight.tiles = kTiles, weight.units = kUnits;
     weight.q4 = bytes(q4), weight.q8 = bytes(q8), weight.q2 = bytes(q2), weight.q1 = bytes(q1);
     weight.scales = bytes(scales), weight.super = bytes(super);
     phases[0].linear.num_parts = 1;
@@ -125,7 +126,7 @@ TEST(CudaChain, ANaNInTheInputShowsInEveryOutput) {
     for (__half& h : in) h = __float2half(static_cast<float>(random() % 65) / 64.f - 0.5f);
     run();
     for (const float value : out) EXPECT_TRUE(std::isfinite(value)) << format;
-    for (uint32_t col = random() % 8; col < kCols; col += 61) { // of every place in a group
+    for (uint32_t col = random() % 8; col < kCols; col += 61) { // places of a group in turn
       const __half kept = in[col];
       in[col] = __float2half(std::nanf(""));
       run();
